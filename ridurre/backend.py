@@ -1,0 +1,259 @@
+"""The only module that touches Keras' private API or a particular backend.
+
+Keras has no public way to read the graph of a functional model (which operation was called on
+which tensors, with which arguments). What is needed of the private one is wrapped here, once, and
+``tests/test_backend.py`` holds it against the installed version.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.models.functional import Functional, functional_like_constructor
+
+from ridurre.errors import ModelError, NotAModelError
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call of an operation inside a functional model."""
+
+    operation: keras.Operation
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[keras.KerasTensor]
+
+
+@dataclass(frozen=True)
+class FunctionalGraph:
+    """A functional model as plain data: its inputs, its calls in running order, its outputs."""
+
+    inputs: list[keras.KerasTensor]
+    nodes: list[Node]
+    outputs: list[keras.KerasTensor]
+
+
+def has_graph(operation: object) -> bool:
+    """Whether this is a model whose computation is a graph that Keras knows.
+
+    A class that overrides ``call`` computes something else than its graph says.
+    """
+    if isinstance(operation, keras.Sequential):
+        return operation._functional is not None and type(operation).call is keras.Sequential.call
+    return isinstance(operation, Functional) and type(operation).call is Functional.call
+
+
+def functional_graph(model: keras.Model) -> FunctionalGraph:
+    """Read the graph of a functional or sequential model; nothing is changed.
+
+    Raises:
+        ModelError: the model has no graph (see `has_graph`).
+    """
+    if not has_graph(model):
+        raise ModelError(f"{model.name!r} ({type(model).__name__}) has no graph of layers.")
+    inner = model._functional if isinstance(model, keras.Sequential) else model
+    by_depth = inner._nodes_by_depth
+    nodes = [
+        Node(n.operation, n.arguments.args, n.arguments.kwargs, list(n.outputs))
+        for depth in sorted(by_depth, reverse=True)
+        for n in by_depth[depth]
+        if not n.is_input
+    ]
+    return FunctionalGraph(list(inner.inputs), nodes, list(inner.outputs))
+
+
+def check_model(model: object) -> None:
+    """Refuse what cannot be analysed, with a sentence that says what to do.
+
+    Raises:
+        NotAModelError: not a Keras 3 model.
+        ModelError: not built, subclassed, or quantised.
+    """
+    if not isinstance(model, keras.Model):
+        raise NotAModelError(
+            "Expected a Keras 3 model (keras.Model, Functional or Sequential). "
+            f"Received: {type(model).__module__}.{type(model).__qualname__}."
+        )
+    if isinstance(model, keras.Sequential) and model._functional is None:
+        raise ModelError(
+            f"The model {model.name!r} is not built, so its layers have no channels yet. Start it "
+            "with keras.Input(shape), or call model.build(input_shape) first."
+        )
+    if not has_graph(model):
+        raise ModelError(
+            f"The model {model.name!r} is a subclassed model ({type(model).__name__}): its "
+            "computation is Python code, not a graph of layers. Functional and Sequential models "
+            "can be pruned; rebuild it with keras.Model(inputs, outputs)."
+        )
+    for layer in model._flatten_layers():
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ModelError(
+                f"The layer {layer.name!r} is quantised ({layer.quantization_mode}). Prune the "
+                "float model first and quantise the result."
+            )
+
+
+def input_source(tensor: keras.KerasTensor) -> keras.layers.InputLayer:
+    """The input layer that a functional model's input tensor comes from."""
+    return tensor._keras_history.operation
+
+
+def parameters_of(layer: keras.Layer) -> set[int]:
+    """Ids of the layer's own variables that count as parameters.
+
+    These are the ones that training would change, frozen or not; batch-norm statistics and
+    random-number states are not.
+    """
+    return {id(v) for v in layer._trainable_variables}
+
+
+def own_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables of a layer, its sub-layers' included, in a stable order."""
+    return list(layer.variables)
+
+
+def library_operation(operation: keras.Operation) -> str | None:
+    """Name of the class if it is one of Keras' own stateless operations (``keras.ops``)."""
+    cls = type(operation)
+    if isinstance(operation, keras.Layer) or not cls.__module__.startswith("keras.src."):
+        return None
+    return cls.__name__
+
+
+def is_functional_like(cls: type) -> bool:
+    """Whether ``cls(inputs, outputs, name=…)`` makes a model of this class."""
+    return cls is Functional or bool(functional_like_constructor(cls))
+
+
+def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Operation:
+    """A new operation of the same class and configuration, except for `changes`.
+
+    Raises:
+        ModelError: the class cannot be re-created from its configuration.
+    """
+    if isinstance(operation, keras.layers.Lambda):
+        return _recreate_lambda(operation)
+    try:
+        config = operation.get_config() | changes
+        return type(operation).from_config(config)
+    except Exception as error:
+        if not isinstance(operation, keras.Layer):
+            return _copy_operation(operation, changes)
+        raise ModelError(
+            f"The layer {operation.name!r} ({type(operation).__name__}) cannot be re-created from "
+            f"its configuration: {error}\nGive the class a `get_config` that returns every "
+            "argument of its constructor."
+        ) from error
+
+
+def _copy_operation(operation: keras.Operation, changes: dict[str, Any]) -> keras.Operation:
+    """Operations of ``keras.ops`` keep their constructor's arguments under the same names."""
+    new = copy.copy(operation)
+    new._inbound_nodes, new._outbound_nodes = [], []
+    for name, value in changes.items():
+        setattr(new, name, value)
+    return new
+
+
+def _recreate_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    """A Lambda's configuration is byte code, which Keras rightly refuses; its function will do."""
+    return keras.layers.Lambda(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=layer.arguments,
+        name=layer.name,
+        dtype=layer.dtype_policy,
+        trainable=layer.trainable,
+    )
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """A variable or tensor of any backend as a NumPy array."""
+    return np.asarray(keras.ops.convert_to_numpy(value))
+
+
+def all_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """All layers inside a layer or model, at every depth, outer ones first."""
+    return list(layer._flatten_layers(include_self=False, recursive=True))
+
+
+def random_inputs(
+    model: keras.Model,
+    batch_size: int = 2,
+    input_shape: tuple[int, ...] | None = None,
+    open_size: int = 64,
+    seed: int = 0,
+) -> Any:
+    """Random inputs in the structure that the model takes.
+
+    Args:
+        model: its `input` gives structure, shapes and types; integers are 0 or 1.
+        batch_size: samples, where the batch size is open.
+        input_shape: shape of one sample, for models with one input.
+        open_size: size of axes that the model leaves open.
+        seed: of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+
+    def one(tensor: keras.KerasTensor) -> Any:
+        sample = input_shape or tuple(n or open_size for n in tensor.shape[1:])
+        shape = (tensor.shape[0] or batch_size, *sample)
+        if "int" in tensor.dtype or tensor.dtype == "bool":
+            return rng.integers(0, 2, shape).astype(tensor.dtype)
+        return keras.ops.cast(rng.normal(size=shape).astype("float32"), tensor.dtype)
+
+    return keras.tree.map_structure(one, model.input)
+
+
+def run_compiled(model: keras.Model) -> Callable[[Any], Any]:
+    """The model's inference as one compiled function that returns when the result is there."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # noqa: PLC0415 - only the backend in use is loaded
+
+        function = tf.function(lambda x: model(x, training=False))
+    elif keras.backend.backend() == "jax":
+        import jax  # noqa: PLC0415
+
+        state = (
+            [v.value for v in model.trainable_variables],
+            [v.value for v in model.non_trainable_variables],
+        )
+        compiled = jax.jit(lambda x: model.stateless_call(*state, x, training=False)[0])
+        return lambda x: jax.block_until_ready(compiled(x))
+    else:
+
+        def function(x: Any) -> Any:
+            return model(x, training=False)
+
+    def run(x: Any) -> Any:
+        return keras.tree.map_structure(to_numpy, function(x))
+
+    return run
+
+
+def build_shape(layer: keras.Layer) -> tuple[int | None, ...]:
+    """The input shape that a layer with one input was built for."""
+    config = layer.get_build_config() or {}
+    return tuple(config["input_shape"])
+
+
+def bytes_per_number(operation: keras.Operation) -> int:
+    """Size of the numbers that a layer computes."""
+    dtype = getattr(operation, "compute_dtype", None) or keras.config.floatx()
+    return 2 if "16" in str(dtype) else 8 if "64" in str(dtype) else 4
+
+
+def node_counts(model: keras.Model) -> list[tuple[str, int, int]]:
+    """How often every operation of a model was called and used, at every depth."""
+    counts = []
+    for node in functional_graph(model).nodes:
+        op = node.operation
+        counts.append((op.name, len(op._inbound_nodes), len(op._outbound_nodes)))
+        counts += node_counts(op) if has_graph(op) else []
+    return counts

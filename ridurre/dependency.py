@@ -1,0 +1,70 @@
+"""The dependency graph with its plans: graph, plan and surgery under one name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from ridurre.errors import RequestError
+from ridurre.graph import ChannelGraph, Group
+from ridurre.plan import Planner, PruningPlan
+from ridurre.surgery import rebuild
+
+
+class DependencyGraph(ChannelGraph):
+    """Which channels of a model hang together, and what goes with what.
+
+    Example::
+
+        graph = ridurre.DependencyGraph(model)
+        plan = graph.get_pruning_plan("conv1", idxs=[2, 6, 9])
+        print(plan)
+        smaller = plan.exec()
+
+    Args:
+        model: a built Functional or Sequential Keras 3 model; it is only read.
+        protect: layers whose output channels must stay: a name, a regular expression, an index
+            into ``model.layers``, a layer, a predicate ``layer -> bool``, or a list of these.
+
+    Attributes:
+        groups: all groups of channels that can be pruned.
+        barriers: layers and operations that no rule describes, name → class.
+
+    Raises:
+        ModelError: not a Keras model, not built, subclassed or quantised.
+        UnknownLayerError: `protect` names a layer that is not there.
+    """
+
+    def get_pruning_plan(
+        self,
+        layer: keras.Layer | str | Group | Mapping[Any, Sequence[int]],
+        idxs: Sequence[int] | None = None,
+    ) -> PruningPlan:
+        """The plan that removes these output channels and everything tied to them.
+
+        Where only whole blocks may go (grouped convolutions, reshaped channels), the request is
+        extended to the smallest such set.
+
+        Args:
+            layer: a layer or its name; a `Group` of ``graph.groups``; or a mapping of these to
+                indices, to remove from several at once.
+            idxs: output channels of that layer (units of that group), from 0.
+
+        Raises:
+            UnknownLayerError: no such layer.
+            FrozenChannelError: one of the channels cannot be removed, and why.
+            RequestError: an index is out of range or repeated, or no channel of some layer would
+                be left.
+        """
+        if (idxs is None) != isinstance(layer, Mapping):
+            raise RequestError(
+                "Expected a layer and the indices of its channels, or a mapping of layers to "
+                f"indices. Received: {layer!r} and {idxs!r}."
+            )
+        request: Mapping[Any, Sequence[int]]
+        request = layer if isinstance(layer, Mapping) else {layer: idxs or []}
+        planner = Planner(self)
+        alive = planner.alive(request)
+        return planner.plan(alive, lambda plan: rebuild(self, planner.labels_of(plan)))

@@ -1,0 +1,118 @@
+"""The dependency graph of a model's channels."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cached_property
+
+import keras
+import numpy as np
+
+from ridurre.backend import check_model
+from ridurre.errors import FrozenChannelError, RidurreWarning
+from ridurre.graph.groups import Group, Solution
+from ridurre.graph.labels import Labels, Reason, varying
+from ridurre.graph.select import Selector, find_layer, select_layers
+from ridurre.graph.trace import Trace, variable_paths
+
+
+class ChannelGraph:
+    """Which channels of a model hang together, and which weight positions they own.
+
+    Args:
+        model: a built Functional or Sequential Keras 3 model; it is only read.
+        protect: layers whose output channels must stay (see `ridurre.graph.select`).
+
+    Raises:
+        ModelError: the model cannot be analysed.
+        UnknownLayerError: `protect` names a layer that is not there.
+    """
+
+    def __init__(self, model: keras.Model, *, protect: Selector | None = None) -> None:
+        check_model(model)
+        self.model = model
+        self.trace = Trace(model)
+        self._protect(protect)
+        self.solution = Solution(self.trace)
+        self._warn_barriers()
+
+    @property
+    def layers(self) -> dict[str, keras.Layer]:
+        """All layers by name, those of nested models as ``"nested/name"``."""
+        return self.trace.layers
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """All groups of channels that can be pruned."""
+        return self.solution.groups()
+
+    @cached_property
+    def barriers(self) -> dict[str, str]:
+        """Layers and operations without a rule: name → class."""
+        return {c.name: c.kind for c in self.trace.calls if not c.known}
+
+    @cached_property
+    def paths(self) -> dict[int, str]:
+        """A unique name for every variable, by its id (see `variable_paths`)."""
+        return variable_paths(self.layers)
+
+    def find(self, layer: keras.Layer | str) -> str:
+        """Full name of one layer; raises `UnknownLayerError`."""
+        return find_layer(self.layers, layer)
+
+    def select(self, selector: Selector) -> list[str]:
+        """Full names of the layers that a selector means; raises `UnknownLayerError`."""
+        return select_layers(self.model, self.layers, selector)
+
+    def channels(self, name: str) -> Labels:
+        """Labels of the output channels of a layer, ``(channels,)``.
+
+        Raises:
+            FrozenChannelError: its output has no single axis of channels.
+        """
+        call = self.trace.by_layer[id(self.layers[name])][0]
+        produced = self.trace.space.produced_by(call.operation)
+        if produced is not None:
+            return produced
+        value = call.outputs[0]
+        axes = varying(value.labels)
+        if len(axes) > 1:
+            raise FrozenChannelError(
+                f"The output of {name!r} ({call.kind}) carries channels on the axes {axes}; name "
+                "the layer that makes them instead."
+            )
+        axis = axes[0] if axes else len(value.shape) - 1
+        size = max(value.shape[axis] or 1, value.labels.shape[axis])
+        return np.broadcast_to(np.moveaxis(value.labels, axis, -1).reshape(-1), (size,))
+
+    def removable(self, name: str) -> np.ndarray:
+        """Which output channels of a layer may be removed, ``(channels,)`` of bool."""
+        solution = self.solution
+        return ~solution.hard_frozen[solution.hard[self.channels(name)]]
+
+    def explain(self, label: int) -> str:
+        """A sentence on why a label cannot be removed."""
+        why = self.solution.reason(label)
+        where = f" at {why.name!r} ({why.kind})" if why.name else ""
+        text = f"{why.reason.value}{where}"
+        if why.reason is Reason.NO_RULE:
+            text += f"; describe it with @ridurre.register_rule({why.kind})"
+        return text
+
+    def _protect(self, protect: Selector | None) -> None:
+        for name in [] if protect is None else self.select(protect):
+            self.trace.space.at(name, type(self.layers[name]).__name__)
+            self.trace.space.freeze(self.channels(name), Reason.PROTECTED)
+
+    def _warn_barriers(self) -> None:
+        frozen = {w.name for _, w in self.trace.space.frozen if w.reason is Reason.NO_RULE}
+        known = {n: kind for n, kind in self.barriers.items() if n in frozen}
+        if known:
+            some = ", ".join(f"{n!r} ({k})" for n, k in list(known.items())[:5])
+            more = f" and {len(known) - 5} more" if len(known) > 5 else ""
+            warnings.warn(
+                f"Channels that flow into {some}{more} cannot be pruned: no rule describes "
+                f"{'it' if len(known) == 1 else 'them'}. See ridurre.register_rule.",
+                RidurreWarning,
+                stacklevel=4,
+            )

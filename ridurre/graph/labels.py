@@ -1,0 +1,215 @@
+"""Channel labels: what is tied to what, what is fixed, and which weight positions are whose.
+
+Every channel that a layer produces gets an integer label; 0 means *fixed*. A tensor is represented
+by an array of labels of its rank, of size 1 along every axis on which the labels do not vary.
+Rules (see `ridurre.graph.rules`) carry labels through operations and report to a `LabelSpace`:
+which labels live or die together (`tie`), which cannot go (`freeze`), and which positions of which
+weights they index (`own`, `produce`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+Labels = np.ndarray
+FIXED = 0
+
+
+class Reason(enum.Enum):
+    """Why a channel cannot be removed."""
+
+    INPUT = "they come from an input of the model"
+    OUTPUT = "they are an output of the model"
+    NO_RULE = "no rule says what this layer does with channels"
+    MIXED = "this operation mixes all of them into one value, so none can be left out"
+    BROADCAST = "they are broadcast over other channels"
+    FIXED = "they are combined element by element with values that cannot be removed"
+    SHAPE = "the operation's shape cannot follow"
+    ONLY = "nothing would be left of this tensor"
+    PROTECTED = "the user protected them"
+
+
+class Value(NamedTuple):
+    """A tensor as the analysis sees it: its static shape and its labels."""
+
+    shape: tuple[int | None, ...]
+    labels: Labels
+
+
+class Frozen(NamedTuple):
+    """Where and why labels were frozen."""
+
+    reason: Reason
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class WeightAxis:
+    """One axis of one weight and the labels that index it.
+
+    Attributes:
+        labels: ``(size, k)``; a position goes when all of its k labels go.
+        role: ``"out"`` (the layer makes these channels), ``"in"`` (it reads them) or ``"channel"``
+            (one value per channel that passes through).
+    """
+
+    variable: keras.Variable
+    axis: int
+    labels: Labels
+    role: str
+    layer: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Box:
+    """A matrix of labels of which only whole rows and whole columns may be removed.
+
+    `prefer` is the direction in which channels are grouped by default: 0 for rows (whole groups),
+    1 for columns (the same position in every group), None for whichever gives more choices.
+    """
+
+    labels: Labels
+    prefer: int | None
+
+
+class LabelSpace:
+    """Collects what the rules say about labels; `ridurre.graph.groups` solves it."""
+
+    def __init__(self) -> None:
+        self.size = 1
+        self.ties: list[tuple[Labels, Labels]] = []
+        self.frozen: list[tuple[Labels, Frozen]] = []
+        self.boxes: list[Box] = []
+        self.weights: dict[tuple[int, int], WeightAxis] = {}
+        self.statistics: list[tuple[Labels, str]] = []
+        self.parts: list[Labels] = []
+        self._produced: dict[tuple[int, int], Labels] = {}
+        self._where = ("", "")
+
+    def at(self, name: str, kind: str) -> None:
+        """Say which layer speaks from now on; its name stands in every message."""
+        self._where = (name, kind)
+
+    def fresh(self, count: int) -> Labels:
+        """`count` new labels, tied to nothing."""
+        self.size += count
+        return np.arange(self.size - count, self.size)
+
+    def tie(self, a: Labels, b: Labels) -> None:
+        """Labels at the same position live or die together; tied to a fixed one, they are fixed."""
+        a, b = (x.ravel() for x in np.broadcast_arrays(a, b))
+        free = (a != FIXED) & (b != FIXED)
+        if not free.all():
+            self.freeze(np.concatenate([a[~free], b[~free]]), Reason.FIXED)
+        differ = free & (a != b)
+        if differ.any():
+            self.ties.append((a[differ], b[differ]))
+
+    def freeze(self, labels: Labels, reason: Reason) -> None:
+        """These labels cannot be removed."""
+        labels = np.unique(labels[labels != FIXED])
+        if labels.size:
+            self.frozen.append((labels, Frozen(reason, *self._where)))
+
+    def block(self, labels: Labels, reason: Reason) -> Labels:
+        """Freeze labels and return fixed ones in their place."""
+        self.freeze(labels, reason)
+        return np.zeros((1,) * labels.ndim, int)
+
+    def merge(self, labels: Labels, axes: Sequence[int], reason: Reason = Reason.MIXED) -> Labels:
+        """The labels after an operation that mixes positions along `axes`.
+
+        What varies along those axes only cannot be removed piecewise and is frozen; what varies
+        along another axis too is tied, so that it goes as a whole.
+        """
+        axes = [a % labels.ndim for a in axes]
+        if all(labels.shape[a] == 1 for a in axes):
+            return labels
+        first = labels[tuple(slice(0, 1) if i in axes else slice(None) for i in range(labels.ndim))]
+        if first.size == 1:
+            return self.block(labels, reason)
+        self.tie(labels, np.broadcast_to(first, labels.shape))
+        return first
+
+    def box(self, matrix: Labels, prefer: int | None = None) -> None:
+        """Only whole rows and whole columns of this matrix may go."""
+        self.boxes.append(Box(matrix, prefer))
+
+    def keep_one(self, labels: Labels) -> None:
+        """At least one of these must stay: they become a tensor of their own."""
+        self.parts.append(labels)
+
+    def normalise(self, matrix: Labels) -> None:
+        """Each row shares statistics: removing a part of it changes what remains."""
+        self.statistics.append((matrix, self._where[0]))
+
+    def produce(self, variable: keras.Variable, axis: int) -> Labels:
+        """Labels of the channels that a weight makes along `axis`: new at first, then the same."""
+        axis %= len(variable.shape)
+        key = (id(variable), axis)
+        if key not in self._produced:
+            self._produced[key] = self.fresh(variable.shape[axis])
+        labels = self._produced[key]
+        self.own(variable, axis, labels, "out")
+        return labels
+
+    def produced_by(self, layer: keras.Layer) -> Labels | None:
+        """Labels of the channels that a layer makes, or None if it makes none itself."""
+        own = {id(v) for v in layer.weights} if isinstance(layer, keras.Layer) else set()
+        for (key, _), labels in self._produced.items():
+            if key in own:
+                return labels
+        return None
+
+    def own(self, variable: keras.Variable | None, axis: int, labels: Labels, role: str) -> None:
+        """These labels index this axis of this weight.
+
+        Args:
+            variable: nothing happens if it is None (a layer without bias, say).
+            axis: the axis of the weight.
+            labels: ``(size,)``, or ``(size, k)`` where k channels share a position.
+            role: see `WeightAxis`.
+        """
+        if variable is None:
+            return
+        axis %= len(variable.shape)
+        size = variable.shape[axis]
+        labels = labels.reshape(len(labels), -1)
+        labels = np.broadcast_to(labels, (size, labels.shape[1]))
+        known = self.weights.get((id(variable), axis))
+        if known is None:
+            entry = WeightAxis(variable, axis, labels, role, *self._where)
+            self.weights[id(variable), axis] = entry
+        elif known.labels.shape == labels.shape:
+            self.tie(known.labels, labels)
+        else:
+            self.freeze(known.labels, Reason.SHAPE)
+            self.freeze(labels, Reason.SHAPE)
+
+
+def along(labels: Labels, axis: int) -> Labels:
+    """Labels by position of one axis: ``(size, k)``."""
+    moved = np.moveaxis(labels, axis, 0)
+    return moved.reshape(moved.shape[0], -1)
+
+
+def varying(labels: Labels) -> list[int]:
+    """The axes on which labels vary."""
+    return [a for a, n in enumerate(labels.shape) if n > 1]
+
+
+def compact(labels: Labels) -> Labels:
+    """Shrink to size 1 every axis along which nothing varies."""
+    for axis in varying(labels):
+        first = np.take(labels, [0], axis)
+        if (labels == first).all():
+            labels = first
+    return labels

@@ -1,0 +1,178 @@
+"""What a rule is, and the table of all rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from ridurre.backend import library_operation
+from ridurre.graph.labels import FIXED, Labels, LabelSpace, Reason, Value
+
+Flow = Labels | list[Labels]
+
+
+@dataclass
+class Call:
+    """One call of a layer or operation, as a rule sees it.
+
+    Attributes:
+        operation: the layer or operation that is called.
+        name: its name, behind the names of the nested models it stands in.
+        args, kwargs: the call's arguments, every tensor as a `Value`.
+        inputs: all tensors among the arguments, in order.
+        outputs: the resulting tensors; their labels are known after the rule has run.
+    """
+
+    operation: keras.Operation
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[Value]
+    outputs: list[Value] = field(default_factory=list)
+    known: bool = True
+
+    @property
+    def kind(self) -> str:
+        """The class of the layer or operation."""
+        return type(self.operation).__name__
+
+    @property
+    def x(self) -> Value:
+        """The first input."""
+        return self.inputs[0]
+
+
+class Kept(Protocol):
+    """What is left after a plan, in the terms a rule needs."""
+
+    def count(self, labels: Labels, axis: int) -> int:
+        """How many positions are left along an axis of a tensor with these labels."""
+
+    def positions(self, labels: Labels, axis: int) -> np.ndarray:
+        """Which positions are left: a boolean array of the size of `labels` along `axis`."""
+
+    def size(self, variable: keras.Variable, axis: int) -> int:
+        """How many positions of this axis of this weight are left."""
+
+
+class Rule:
+    """What one kind of layer or operation does to labels, and how it is rebuilt smaller.
+
+    The rule itself is this base class's behaviour for anything unknown: a *barrier*, through which
+    no channel can be followed. A rule for your own layer is a subclass with `flow` and, if the
+    layer's configuration names a size, `config`::
+
+        @ridurre.register_rule(ChannelScale)          # a layer with one weight per channel
+        class ChannelScaleRule(ridurre.Rule):
+            def flow(self, call, space):
+                labels = call.x.labels
+                space.own(call.operation.scale, 0, ridurre.graph.along(labels, -1), "channel")
+                return labels
+    """
+
+    #: A barrier knows nothing of the channels that pass; it is listed in the graph's report.
+    barrier = True
+    #: Whether `config` depends on the input's labels and not only on the layer's weights, so that
+    #: all calls of a shared layer must agree.
+    sized_by_input = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "flow" in cls.__dict__:
+            cls.barrier = False
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        """The labels of the call's outputs.
+
+        Args:
+            call: the call; `call.inputs` hold shapes and labels, `call.outputs` shapes only.
+            space: where ties, frozen labels and owned weight positions are reported.
+
+        Returns:
+            For each output (or for the only one) an array of labels of the output's rank.
+        """
+        for value in call.inputs:
+            space.freeze(value.labels, Reason.NO_RULE)
+        return [fixed(value) for value in call.outputs]
+
+    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+        """The changes to the layer's or operation's configuration, given what is kept."""
+        del call, kept
+        return {}
+
+    def replay(
+        self,
+        call: Call,
+        kept: Kept,
+        operation: keras.Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Call the new operation in the smaller model and return its outputs.
+
+        Args:
+            call: the call in the original model.
+            kept: what is left.
+            operation: the new layer or operation.
+            args: the original call's, with the smaller model's tensors filled in.
+            kwargs: the same.
+        """
+        del call, kept
+        return operation(*args, **kwargs)
+
+    def macs(self, call: Call) -> int:
+        """Multiply-accumulate operations of this call for one sample; batch norm counts as 0."""
+        del call
+        return 0
+
+
+def fixed(value: Value) -> Labels:
+    """Labels of a tensor of which nothing can be removed."""
+    return np.full((1,) * len(value.shape), FIXED)
+
+
+BARRIER = Rule()
+_RULES: dict[type | str, Rule] = {}
+
+
+def register_rule(*classes: type | str) -> Callable[[type[Rule]], type[Rule]]:
+    """Class decorator: this rule describes exactly these layer classes (not their subclasses).
+
+    Args:
+        classes: layer classes; or, for Keras' own stateless operations, class names ("Transpose").
+
+    Raises:
+        ValueError: one of them has a rule already.
+    """
+
+    def decorate(rule: type[Rule]) -> type[Rule]:
+        for cls in classes:
+            if cls in _RULES:
+                raise ValueError(
+                    f"{cls} already has a rule, {type(_RULES[cls]).__name__}; remove that first "
+                    "with ridurre.unregister_rule."
+                )
+        for cls in classes:
+            _RULES[cls] = rule()
+        return rule
+
+    return decorate
+
+
+def unregister_rule(cls: type | str) -> None:
+    """Forget the rule of a class, which makes it a barrier."""
+    _RULES.pop(cls)
+
+
+def rule_for(operation: keras.Operation) -> Rule:
+    """The rule of exactly this class; a barrier if there is none."""
+    return _RULES.get(library_operation(operation) or type(operation), BARRIER)
+
+
+def rules() -> dict[type | str, Rule]:
+    """All rules by layer class or operation name."""
+    return dict(_RULES)

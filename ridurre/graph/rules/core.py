@@ -1,0 +1,93 @@
+"""Dense layers, and layers that only pass channels on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+from ridurre.graph.labels import LabelSpace, Reason, along
+from ridurre.graph.rules.activation import activate
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule
+from ridurre.graph.rules.convolution import on_axis
+
+L = keras.layers
+
+
+@register_rule(L.Dense)
+class DenseRule(Rule):
+    """Reads the last axis, makes a new one.
+
+    Where channels lie on another axis (a dense layer over positions, as in an MLP-Mixer), they
+    pass, and the units stay as they are.
+    """
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        layer, labels = call.operation, call.x.labels
+        rank = labels.ndim
+        if labels.shape[-1] == 1 and labels.size > 1:
+            return activate(layer.activation, labels, space)
+        merged = space.merge(labels, range(rank - 1))
+        ins = np.broadcast_to(along(merged, -1)[:, 0], (layer.kernel.shape[0],))
+        space.own(layer.kernel, 0, ins, "in")
+        outs = space.produce(layer.kernel, -1)
+        space.own(layer.bias, 0, outs, "out")
+        return activate(layer.activation, on_axis(outs, rank - 1, rank), space)
+
+    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+        return {"units": kept.size(call.operation.kernel, -1)}
+
+    def macs(self, call: Call) -> int:
+        positions = math.prod(n or 0 for n in call.x.shape[1:-1])
+        return positions * math.prod(call.operation.kernel.shape)
+
+
+@register_rule(
+    L.Dropout,
+    L.GaussianDropout,
+    L.GaussianNoise,
+    L.AlphaDropout,
+    L.SpatialDropout1D,
+    L.SpatialDropout2D,
+    L.SpatialDropout3D,
+    L.ActivityRegularization,
+    L.Identity,
+)
+class PassingRule(Rule):
+    """Inactive in inference mode, or acting on every number by itself."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        return call.x.labels
+
+
+@register_rule(L.Rescaling)
+class RescalingRule(Rule):
+    """One scale and offset for all channels; a list of them, one per channel, stays whole."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        layer = call.operation
+        scalar = np.ndim(layer.scale) == 0 and np.ndim(layer.offset) == 0
+        return call.x.labels if scalar else space.block(call.x.labels, Reason.SHAPE)
+
+
+@register_rule(L.Normalization)
+class NormalizationRule(Rule):
+    """Feature-wise, with statistics kept as weights or constants of the configuration."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        return space.block(call.x.labels, Reason.SHAPE)
+
+
+@register_rule(L.Embedding)
+class EmbeddingRule(Rule):
+    """Reads integers, makes a vector for each."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        space.freeze(call.x.labels, Reason.MIXED)
+        rank = len(call.outputs[0].shape)
+        return on_axis(space.produce(call.operation.embeddings, -1), rank - 1, rank)
+
+    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+        return {"output_dim": kept.size(call.operation.embeddings, -1)}

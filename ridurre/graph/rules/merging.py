@@ -1,0 +1,131 @@
+"""Operations on several tensors: element by element, and concatenation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from ridurre.backend import to_numpy
+from ridurre.graph.labels import Labels, LabelSpace, Reason, Value, compact
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, fixed, register_rule
+
+L = keras.layers
+
+
+def combine(values: Sequence[Value], space: LabelSpace) -> Labels:
+    """Tie tensors of one rank element by element, with broadcasting."""
+    shape = np.broadcast_shapes(*(v.labels.shape for v in values))
+    parts = []
+    for value in values:
+        spread = any(n > 1 and value.shape[a] == 1 for a, n in enumerate(shape))
+        if spread:
+            space.freeze(value.labels, Reason.BROADCAST)
+        else:
+            parts.append(value.labels)
+    if not parts:
+        return np.zeros((1,) * len(shape), int)
+    first = np.broadcast_to(parts[0], shape)
+    for other in parts[1:]:
+        space.tie(first, other)
+    return first
+
+
+def elevate(value: Value, rank: int, at: int) -> Value:
+    """Insert axes of size 1 until the tensor has this rank."""
+    missing = rank - len(value.shape)
+    shape = (*value.shape[:at], *(1,) * missing, *value.shape[at:])
+    return Value(shape, np.expand_dims(value.labels, tuple(range(at, at + missing))))
+
+
+@register_rule(L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)
+class MergeRule(Rule):
+    """Merge layers; those of lower rank get new axes behind the batch axis, as Keras does."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        rank = max(len(v.shape) for v in call.inputs)
+        return combine([elevate(v, rank, 1) for v in call.inputs], space)
+
+
+@register_rule(
+    *"""Add Subtract Multiply Divide DivideNoNan TrueDivide FloorDivide Maximum Minimum
+    Fmax Fmin Power Mod Fmod Arctan2 Hypot Logaddexp Logaddexp2 Greater GreaterEqual Less LessEqual
+    Equal NotEqual LogicalAnd LogicalOr LogicalXor Where Heaviside""".split()
+)
+class ElementwiseOperationRule(Rule):
+    """Element-wise operations of ``keras.ops``, arrays among the operands included."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        rank = max(len(v.shape) for v in call.inputs)
+        values = [elevate(v, rank, 0) for v in call.inputs]
+        labels = combine(values, space)
+        if len(call.outputs[0].shape) > rank:  # by a constant array of higher rank
+            space.freeze(labels, Reason.SHAPE)
+            return fixed(call.outputs[0])
+        return labels
+
+    def replay(
+        self,
+        call: Call,
+        kept: Kept,
+        operation: keras.Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        labels = call.outputs[0].labels
+
+        def cut(arg: Any) -> Any:
+            return cut_constant(to_numpy(arg), labels, kept) if is_array(arg) else arg
+
+        return operation(*map(cut, args), **{k: cut(v) for k, v in kwargs.items()})
+
+
+def is_array(arg: Any) -> bool:
+    """Whether a call's argument is a constant array (of NumPy or of the backend)."""
+    if arg is None or isinstance(arg, Value | keras.KerasTensor | str):
+        return False
+    return bool(np.shape(arg)) if isinstance(arg, list | tuple) else bool(getattr(arg, "shape", ()))
+
+
+def cut_constant(constant: np.ndarray, labels: Labels, kept: Kept) -> np.ndarray:
+    """A constant operand without the positions that the result has lost."""
+    for axis in range(-1, -constant.ndim - 1, -1):
+        if constant.shape[axis] > 1 and labels.shape[axis] > 1:
+            constant = np.compress(kept.positions(labels, labels.ndim + axis), constant, axis)
+    return constant
+
+
+def join(values: Sequence[Value], axis: int, space: LabelSpace) -> Labels:
+    """Labels of a concatenation: side by side on its axis, tied on all others."""
+    rank = len(values[0].shape)
+    axis %= rank
+    if not any(v.labels.any() for v in values):
+        return np.zeros((1,) * rank, int)
+    if all(v.labels.shape[axis] == 1 for v in values) and any(v.shape[axis] != 1 for v in values):
+        return combine(values, space)
+    shapes = [[1 if a == axis else n for a, n in enumerate(v.labels.shape)] for v in values]
+    common = list(np.broadcast_shapes(*map(tuple, shapes)))
+    parts = []
+    for value in values:
+        common[axis] = value.shape[axis] or 1
+        parts.append(np.broadcast_to(value.labels, common))
+    return np.concatenate(parts, axis)
+
+
+@register_rule(L.Concatenate, "Concatenate")
+class ConcatenateRule(Rule):
+    """Channels side by side, or positions side by side (then their channels are tied)."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        return join(call.inputs, call.operation.axis, space)
+
+
+@register_rule("Stack")
+class StackRule(Rule):
+    """Tensors side by side on a new axis: their channels are tied."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        axis = call.operation.axis % (len(call.x.shape) + 1)
+        return compact(np.expand_dims(combine(call.inputs, space), axis))

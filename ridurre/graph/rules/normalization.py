@@ -1,0 +1,87 @@
+"""Normalisation: within a channel (exact) and across channels (the statistics change)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from ridurre.graph.labels import Labels, LabelSpace, along
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule
+
+L = keras.layers
+
+
+@register_rule(L.BatchNormalization)
+class BatchNormalizationRule(Rule):
+    """One scale, offset, mean and variance per channel."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        layer, labels = call.operation, call.x.labels
+        channel = along(labels, layer.axis)
+        for name in ("gamma", "beta", "moving_mean", "moving_variance"):
+            space.own(getattr(layer, name, None), 0, channel, "channel")
+        return labels
+
+
+def _axes(layer: Any, rank: int) -> list[int]:
+    axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
+    return sorted(a % rank for a in axes)
+
+
+def _share_statistics(labels: Labels, axes: list[int], space: LabelSpace) -> None:
+    """Statistics are taken over all positions of `axes`, separately along the other ones."""
+    inner = [a for a in range(labels.ndim) if a in axes]
+    if all(labels.shape[a] == 1 for a in inner):
+        return
+    moved = np.moveaxis(labels, inner, range(-len(inner), 0))
+    sets = int(np.prod([labels.shape[a] for a in range(labels.ndim) if a not in axes], dtype=int))
+    space.normalise(moved.reshape(sets, -1))
+
+
+@register_rule(L.LayerNormalization, L.RMSNormalization, L.UnitNormalization)
+class AcrossChannelsRule(Rule):
+    """Statistics over the normalised axes, a scale (and an offset) per position of them."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        layer, labels = call.operation, call.x.labels
+        axes = _axes(layer, labels.ndim)
+        for index, axis in enumerate(axes):
+            if labels.shape[axis] == 1:
+                continue
+            for name in ("gamma", "beta", "scale"):
+                variable = getattr(layer, name, None)
+                if isinstance(variable, keras.Variable):
+                    space.own(variable, index, along(labels, axis), "channel")
+        _share_statistics(labels, axes, space)
+        return labels
+
+
+@register_rule(L.GroupNormalization)
+class GroupNormalizationRule(Rule):
+    """Statistics over the channels of a group: whole groups may go, exactly."""
+
+    sized_by_input = True
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        layer, labels = call.operation, call.x.labels
+        axis = layer.axis % labels.ndim
+        merged = space.merge(labels, [a for a in range(1, labels.ndim) if a != axis])
+        if merged.shape[axis] == 1:
+            return merged
+        channel = along(merged, axis)
+        for name in ("gamma", "beta"):
+            space.own(getattr(layer, name, None), 0, channel, "channel")
+        matrix = channel.reshape(layer.groups, -1)
+        space.box(matrix, prefer=0)
+        space.normalise(matrix)
+        return merged
+
+    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+        layer, labels = call.operation, call.x.labels
+        axis = layer.axis % labels.ndim
+        if labels.shape[axis] == 1:
+            return {}
+        alive = kept.positions(labels, axis).reshape(layer.groups, -1)
+        return {"groups": int(alive.any(axis=1).sum())}

@@ -1,0 +1,67 @@
+"""Operations of ``keras.ops`` on one tensor: element by element, and reductions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ridurre.graph.labels import LabelSpace, Reason
+from ridurre.graph.rules.activation import ElementwiseRule
+from ridurre.graph.rules.base import Call, Flow, Rule, fixed, register_rule
+
+ELEMENTWISE = """Abs Absolute Fabs Relu ReLU Relu6 Sigmoid SparseSigmoid Softplus Softsign
+    SoftShrink SparsePlus Silu Squareplus LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu
+    Celu TanhShrink HardTanh HardShrink Threshold Arccos Arccosh Arcsin Arcsinh Arctan Arctanh Cbrt
+    Ceil Clip Conjugate Copy Cos Cosh Deg2rad Rad2deg Exp Exp2 Expm1 Floor Imag I0 Isfinite Isinf
+    Isnan Isneginf Isposinf Isreal Log Log10 Log1p Log2 LogicalNot NanToNum Negative OnesLike
+    ZerosLike Real Reciprocal Round Sign Signbit Sin Sinc Sinh Sqrt Square Tan Tanh Trunc Rsqrt Erf
+    Erfc Erfinv StopGradient Cast SaturateCast Angle BitwiseInvert BitwiseNot""".split()
+
+register_rule(*ELEMENTWISE)(ElementwiseRule)
+
+
+def _axes(call: Call) -> list[int]:
+    axis = call.operation.axis
+    if axis is None:
+        return list(range(len(call.x.shape)))
+    return [axis] if isinstance(axis, int) else list(axis)
+
+
+@register_rule(
+    *"""Mean Sum Max Amax Min Amin Prod Var Std All Any CountNonzero Logsumexp Norm
+    Median Nanmean Nansum Nanmax Nanmin Nanstd Nanvar Nanprod Argmax Argmin Ptp""".split()
+)
+class ReductionRule(Rule):
+    """A reduction over positions is pooling; one over channels mixes them."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        axes = _axes(call)
+        labels = space.merge(call.x.labels, axes)
+        if call.kind in ("Argmax", "Argmin") and call.operation.axis is None:
+            return fixed(call.outputs[0])
+        return labels if call.operation.keepdims else np.squeeze(labels, tuple(axes))
+
+
+@register_rule("Cumsum", "Cumprod", "Roll", "Sort", "Diff")
+class AlongAxisRule(Rule):
+    """Mixes positions along an axis, which stays."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        if getattr(call.operation, "axis", None) is None:
+            space.freeze(call.x.labels, Reason.SHAPE)
+            return fixed(call.outputs[0])
+        return space.merge(call.x.labels, _axes(call))
+
+
+@register_rule("DepthToSpace")
+class DepthToSpaceRule(Rule):
+    """Channels become positions, block by block: those that make one new channel go together."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        op, x = call.operation, call.x
+        axis = 1 if op.data_format == "channels_first" else 3
+        labels = space.merge(x.labels, [a for a in (1, 2, 3) if a != axis])
+        if labels.shape[axis] == 1:
+            return labels
+        blocks = np.moveaxis(labels, axis, -1).reshape(op.block_size**2, -1)
+        space.tie(blocks, blocks[:1])
+        return np.moveaxis(blocks[:1].reshape(1, 1, 1, -1), -1, axis)

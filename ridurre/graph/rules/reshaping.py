@@ -1,0 +1,158 @@
+"""Reshape, flatten, transpose, repeat, broadcast: labels do what numbers do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from ridurre.graph.labels import Labels, LabelSpace, Reason, Value, compact
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, fixed, register_rule
+
+L = keras.layers
+Shape = Sequence[int | None]
+
+
+def segments(before: Shape, after: Shape) -> list[tuple[list[int], list[int]]] | None:
+    """Match the axes of a reshape: smallest runs of axes with equal products, from the right.
+
+    What lies left of the last dynamic axis is one run. None if the shapes cannot be matched.
+    """
+    runs: list[tuple[list[int], list[int]]] = []
+    i, j = len(before), len(after)
+    while i > 0 and j > 0 and before[i - 1] is not None and after[j - 1] is not None:
+        ins, outs = [i - 1], [j - 1]
+        m, n = before[i - 1] or 0, after[j - 1] or 0
+        while m != n:
+            if m < n and (k := ins[0] - 1) >= 0 and before[k] is not None:
+                ins.insert(0, k)
+                m *= before[k] or 0
+            elif n < m and (k := outs[0] - 1) >= 0 and after[k] is not None:
+                outs.insert(0, k)
+                n *= after[k] or 0
+            else:
+                break
+        if m != n:
+            break
+        runs.insert(0, (ins, outs))
+        i, j = ins[0], outs[0]
+    if i or j:
+        runs.insert(0, (list(range(i)), list(range(j))))
+    return runs
+
+
+def reshape(x: Value, after: Shape, space: LabelSpace) -> Labels:
+    """Labels after a reshape."""
+    source, middle, target = list(x.labels.shape), [], []
+    for ins, outs in segments(x.shape, after) or []:
+        varies = any(source[a] > 1 for a in ins)
+        dims = [x.shape[a] for a in ins]
+        if varies and (None in dims or any(after[a] is None for a in outs)):
+            space.freeze(x.labels, Reason.SHAPE)
+            return np.zeros((1,) * len(after), int)
+        middle += [n or 1 if varies else 1 for n in dims]
+        target += [after[a] or 1 if varies else 1 for a in outs]
+    return compact(np.broadcast_to(x.labels, middle).reshape(target))
+
+
+def resized(shape: Shape, labels: Labels, kept: Kept) -> tuple[int | None, ...]:
+    """A shape argument (-1 stays -1) with what is kept along every axis that labels vary on."""
+    first = labels.ndim - len(shape)
+    return tuple(
+        kept.count(labels, first + a) if n not in (None, -1) and labels.shape[first + a] > 1 else n
+        for a, n in enumerate(shape)
+    )
+
+
+@register_rule(L.Reshape, L.Flatten, "Reshape", "Ravel")
+class ReshapeRule(Rule):
+    """Labels are reshaped; the target shape follows what is kept."""
+
+    sized_by_input = True
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        x = call.x
+        if isinstance(call.operation, L.Flatten) and call.operation.data_format == "channels_first":
+            last = [0, *range(2, len(x.shape)), 1]
+            x = Value(tuple(x.shape[a] for a in last), x.labels.transpose(last))
+        return reshape(x, call.outputs[0].shape, space)
+
+    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+        for name in ("target_shape", "newshape"):
+            shape = getattr(call.operation, name, None)
+            if shape is not None:
+                shape = (shape,) if isinstance(shape, int) else shape
+                return {name: resized(shape, call.outputs[0].labels, kept)}
+        return {}
+
+
+@register_rule(L.Permute, "Transpose", "Swapaxes", "Moveaxis")
+class TransposeRule(Rule):
+    """Labels are transposed."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        op, labels = call.operation, call.x.labels
+        match call.kind:
+            case "Permute":
+                return labels.transpose((0, *op.dims))
+            case "Transpose":
+                return labels.transpose(op.axes)
+            case "Swapaxes":
+                return labels.swapaxes(op.axis1, op.axis2)
+        return np.moveaxis(labels, op.source, op.destination)
+
+
+@register_rule(L.RepeatVector)
+class RepeatVectorRule(Rule):
+    """A new axis of positions."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        return call.x.labels[:, None]
+
+
+@register_rule("ExpandDims", "Squeeze", "Flip")
+class AxesRule(Rule):
+    """Axes of size 1 come and go; an axis is read backwards."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        axis, labels = call.operation.axis, call.x.labels
+        if call.kind == "Flip":
+            return np.flip(labels, axis)
+        if call.kind == "ExpandDims":
+            return np.expand_dims(labels, axis)
+        if axis is None:
+            axis = tuple(a for a, n in enumerate(call.x.shape) if n == 1)
+        return np.squeeze(labels, axis)
+
+
+@register_rule("Repeat", "Tile")
+class RepeatRule(Rule):
+    """The same positions several times, one after the other or all over again."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        op, x = call.operation, call.x
+        repeats = np.atleast_1d(op.repeats)
+        rank = len(call.outputs[0].shape)
+        if call.kind == "Tile":
+            labels = np.expand_dims(x.labels, tuple(range(rank - x.labels.ndim)))
+            times = [1] * (rank - len(repeats)) + repeats.tolist()
+            spread = [t if n > 1 else 1 for t, n in zip(times, labels.shape, strict=True)]
+            return np.tile(labels, spread)
+        if op.axis is None or (x.labels.shape[op.axis] > 1 and len(repeats) > 1):
+            space.freeze(x.labels, Reason.SHAPE)
+            return fixed(call.outputs[0])
+        return np.repeat(x.labels, repeats[0] if x.labels.shape[op.axis] > 1 else 1, op.axis)
+
+
+@register_rule("BroadcastTo")
+class BroadcastToRule(Rule):
+    """Labels stay; the target shape follows what is kept."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        rank = len(call.outputs[0].shape)
+        return np.expand_dims(call.x.labels, tuple(range(rank - call.x.labels.ndim)))
+
+    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+        return {"shape": resized(call.operation.shape, call.outputs[0].labels, kept)}

@@ -1,0 +1,172 @@
+"""Measure a model: parameters, multiply-accumulates, filters, activation memory, latency."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from ridurre.backend import (
+    bytes_per_number,
+    check_model,
+    parameters_of,
+    random_inputs,
+    run_compiled,
+)
+from ridurre.errors import RequestError
+from ridurre.graph.rules import Call, rule_for
+from ridurre.graph.rules.convolution import filter_kernel
+from ridurre.graph.trace import Trace
+
+
+@dataclass(frozen=True)
+class LayerComplexity:
+    """One call of a layer or operation; the units are those of `Complexity`."""
+
+    name: str
+    kind: str
+    parameters: int
+    macs: int | None
+    filters: int
+    activation_memory: int | None
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """Size and cost of a model.
+
+    MACs and memory are None where the model leaves its input size open.
+
+    Attributes:
+        parameters: weights that training would change, frozen or not (batch norm's scale and
+            offset, not its moving statistics).
+        macs: multiply-accumulate operations of dense and convolutional layers for one sample
+            (FLOPs = 2 × MACs).
+        filters: output filters of all convolutions (depthwise ones make none).
+        activation_memory: bytes of the outputs of all layers together, for one sample.
+        layers: the same by call, in running order; a shared layer's weights count at its first.
+    """
+
+    parameters: int
+    macs: int | None
+    filters: int
+    activation_memory: int | None
+    layers: tuple[LayerComplexity, ...] = ()
+
+    def table(self) -> str:
+        """One line per layer, and the totals."""
+        head = ["layer", "type", "parameters", "MACs", "filters", "activation bytes"]
+        rows = [[x.name, x.kind, *_numbers(x)] for x in self.layers]
+        rows = [head, *rows, ["total", "", *_numbers(self)]]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        )
+
+    def __str__(self) -> str:
+        units = ("parameters", "MACs", "filters", "bytes of activations")
+        return ", ".join(f"{n} {unit}" for n, unit in zip(_numbers(self), units, strict=True))
+
+
+def _numbers(x: LayerComplexity | Complexity) -> list[str]:
+    values = (x.parameters, x.macs, x.filters, x.activation_memory)
+    return ["?" if n is None else f"{n:,}" for n in values]
+
+
+def model_complexity(
+    model: keras.Model, *, input_shape: tuple[int, ...] | None = None
+) -> Complexity:
+    """Parameters, MACs, filters and activation memory of a model.
+
+    Args:
+        model: a built Functional or Sequential model.
+        input_shape: shape of one sample, without the batch axis; needed where the model's own
+            leaves sizes open.
+
+    Raises:
+        ModelError: the model cannot be analysed.
+        RequestError: `input_shape` is given and the model has several inputs.
+    """
+    check_model(model)
+    if input_shape is not None:
+        if len(model.inputs) != 1:
+            raise RequestError(
+                f"input_shape describes one input; the model has {len(model.inputs)}. Received: "
+                f"{input_shape}."
+            )
+        model = keras.models.clone_model(model, input_tensors=keras.Input(tuple(input_shape)))
+    open_size = any(None in t.shape[1:] for t in model.inputs)
+    seen: set[int] = set()
+    layers = tuple(_layer(call, seen, open_size) for call in Trace(model).calls)
+    return Complexity(
+        sum(x.parameters for x in layers),
+        None if open_size else sum(x.macs or 0 for x in layers),
+        sum(x.filters for x in layers),
+        None if open_size else sum(x.activation_memory or 0 for x in layers),
+        layers,
+    )
+
+
+def _layer(call: Call, seen: set[int], open_size: bool) -> LayerComplexity:
+    operation = call.operation
+    parameters = filters = 0
+    if isinstance(operation, keras.Layer) and id(operation) not in seen:
+        seen.add(id(operation))
+        counted = parameters_of(operation)
+        new = [v for v in operation.weights if id(v) in counted and id(v) not in seen]
+        seen.update(id(v) for v in new)
+        parameters = sum(int(np.prod(v.shape)) for v in new)
+        kernel = filter_kernel(operation)
+        filters = 0 if kernel is None else kernel.shape[-1]
+    macs = memory = None
+    if not open_size:
+        macs = rule_for(operation).macs(call)
+        memory = sum(
+            math.prod(n or 0 for n in v.shape[1:]) * bytes_per_number(operation)
+            for v in call.outputs
+        )
+    return LayerComplexity(call.name, call.kind, parameters, macs, filters, memory)
+
+
+def measure_latency(
+    model: keras.Model,
+    *,
+    batch_size: int = 1,
+    input_shape: tuple[int, ...] | None = None,
+    repeats: int = 30,
+    warmup: int = 5,
+) -> float:
+    """Median time of one compiled prediction on this machine, in seconds.
+
+    Args:
+        model: any Keras model with known inputs.
+        batch_size: samples per prediction.
+        input_shape: shape of one sample, where the model leaves sizes open.
+        repeats: timed predictions.
+        warmup: predictions before, not timed.
+
+    Raises:
+        RequestError: `repeats` is not positive, or the sizes of the input are not known.
+    """
+    if repeats < 1 or batch_size < 1:
+        raise RequestError(
+            f"Expected positive numbers. Received: repeats={repeats}, batch_size={batch_size}."
+        )
+    inputs = random_inputs(model, batch_size, input_shape)
+    predict = run_compiled(model)
+    for _ in range(warmup):
+        predict(inputs)
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        predict(inputs)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

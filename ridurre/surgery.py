@@ -1,0 +1,187 @@
+"""Do it: build the smaller model that a plan describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from ridurre.backend import (
+    FunctionalGraph,
+    all_layers,
+    functional_graph,
+    has_graph,
+    input_source,
+    is_functional_like,
+    own_variables,
+    recreate,
+    to_numpy,
+)
+from ridurre.errors import RuleError
+from ridurre.graph import ChannelGraph, Labels
+from ridurre.graph.rules import Call, rule_for
+from ridurre.plan import Planner, PruningPlan
+
+
+def apply(model: keras.Model, plan: PruningPlan) -> keras.Model:
+    """Carry out a plan on the model that it was made for.
+
+    Args:
+        model: the original, or an equal one (loaded from a file, say); it is not touched.
+        plan: what goes.
+
+    Returns:
+        A new, uncompiled model.
+
+    Raises:
+        PlanMismatchError: the plan does not fit this model.
+    """
+    graph = ChannelGraph(model)
+    return rebuild(graph, Planner(graph).labels_of(plan))
+
+
+def rebuild(graph: ChannelGraph, alive: np.ndarray) -> keras.Model:
+    """The model with only the labels that are alive, weights included.
+
+    Args:
+        graph: of the original model, which is not touched.
+        alive: for every label whether it stays.
+    """
+    rebuilder = _Rebuilder(graph, alive)
+    model = rebuilder.model(graph.model)
+    rebuilder.copy_state(graph.model, model)
+    return model
+
+
+class _Alive:
+    """What is left, in the terms that rules ask in (`ridurre.graph.rules.Kept`)."""
+
+    def __init__(self, graph: ChannelGraph, alive: np.ndarray) -> None:
+        self._weights = graph.trace.space.weights
+        self._alive = alive
+
+    def positions(self, labels: Labels, axis: int) -> np.ndarray:
+        others = tuple(a for a in range(labels.ndim) if a != axis % labels.ndim)
+        return self._alive[labels].any(axis=others)
+
+    def count(self, labels: Labels, axis: int) -> int:
+        return int(self.positions(labels, axis).sum())
+
+    def size(self, variable: keras.Variable, axis: int) -> int:
+        axis %= len(variable.shape)
+        kept = self.kept(variable, axis)
+        return variable.shape[axis] if kept is None else int(kept.sum())
+
+    def kept(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
+        """Which positions of a weight's axis are left; None for all."""
+        weight = self._weights.get((id(variable), axis))
+        return None if weight is None else self._alive[weight.labels].any(axis=1)
+
+
+class _Rebuilder:
+    """Builds every layer and nested model once, and calls it where the original was called."""
+
+    def __init__(self, graph: ChannelGraph, alive: np.ndarray) -> None:
+        self.trace = graph.trace
+        self.kept = _Alive(graph, alive)
+        self.new: dict[int, tuple[Any, Any]] = {}
+
+    def model(self, model: keras.Model) -> keras.Model:
+        """The smaller copy of a model, made at first and remembered."""
+        if id(model) not in self.new:
+            build = self._sequential if isinstance(model, keras.Sequential) else self._functional
+            self.new[id(model)] = (model, build(model, functional_graph(model)))
+        return self.new[id(model)][1]
+
+    def _functional(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
+        tensors = {id(t): self._input(t) for t in graph.inputs}
+        for node in graph.nodes:
+            args, kwargs = _replace((node.args, node.kwargs), tensors)
+            outputs = keras.tree.flatten(self._call(node, args, kwargs))
+            tensors |= {id(t): new for t, new in zip(node.outputs, outputs, strict=True)}
+        cls = type(model) if is_functional_like(type(model)) else keras.Model
+        inputs, outputs = _replace((model.input, model.output), tensors)
+        return cls(inputs=inputs, outputs=outputs, name=model.name)
+
+    def _sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
+        layers = []
+        for node in graph.nodes:
+            inner = has_graph(node.operation)
+            layers.append(self.model(node.operation) if inner else self._operation(node))
+        return type(model)([self._input(graph.inputs[0]), *layers], name=model.name)
+
+    def _input(self, tensor: keras.KerasTensor) -> keras.KerasTensor:
+        labels = self.trace.first_value[id(tensor)].labels
+        shape = [
+            self.kept.count(labels, a) if labels.shape[a] > 1 else n
+            for a, n in enumerate(tensor.shape)
+        ]
+        source = input_source(tensor)
+        return keras.Input(
+            batch_shape=shape,
+            dtype=tensor.dtype,
+            sparse=tensor.sparse,
+            ragged=tensor.ragged,
+            name=source.name,
+            optional=source.optional,
+        )
+
+    def _call(self, node: Any, args: Any, kwargs: Any) -> Any:
+        if has_graph(node.operation):
+            return self.model(node.operation)(*args, **kwargs)
+        call = self._first(node)
+        new = self._operation(node)
+        return rule_for(node.operation).replay(call, self.kept, new, args, kwargs)
+
+    def _first(self, node: Any) -> Call:
+        return self.trace.first_call[id(node.outputs[0])]
+
+    def _operation(self, node: Any) -> keras.Operation:
+        """The new layer (one for all calls) or operation (one per call)."""
+        operation = node.operation
+        if id(operation) in self.new and isinstance(operation, keras.Layer):
+            return self.new[id(operation)][1]
+        changes = rule_for(operation).config(self._first(node), self.kept)
+        new = recreate(operation, changes)
+        self.new[id(operation)] = (operation, new)
+        return new
+
+    def copy_state(self, old: keras.Model, new: keras.Model) -> None:
+        """Cut weights to what is kept, and carry trainable flags over, outermost first."""
+        for a, b in self.new.values():
+            if isinstance(a, keras.Layer) and not has_graph(a):
+                self._copy_weights(a, b)
+        for a, b in [(old, new), *zip(all_layers(old), all_layers(new), strict=True)]:
+            if a.trainable != b.trainable:
+                b.trainable = a.trainable
+
+    def _copy_weights(self, old: keras.Layer, new: keras.Layer) -> None:
+        before, after = own_variables(old), own_variables(new)
+        values = [self._cut(v) for v in before]
+        shapes = [tuple(v.shape) for v in after]
+        if [v.shape for v in values] != shapes:
+            raise RuleError(
+                f"{type(rule_for(old)).__name__} is wrong about {old.name!r} "
+                f"({type(old).__name__}): what is kept of its weights has the shapes "
+                f"{[v.shape for v in values]}; the layer rebuilt from its `config` has {shapes}."
+            )
+        for variable, value in zip(after, values, strict=True):
+            variable.assign(value)
+
+    def _cut(self, variable: keras.Variable) -> np.ndarray:
+        value = to_numpy(variable)
+        for axis in range(value.ndim):
+            kept = self.kept.kept(variable, axis)
+            if kept is not None and not kept.all():
+                value = np.compress(kept, value, axis)
+        return value
+
+
+def _replace(structure: Any, tensors: dict[int, Any]) -> Any:
+    """A structure with every symbolic tensor replaced."""
+
+    def one(x: Any) -> Any:
+        return tensors[id(x)] if isinstance(x, keras.KerasTensor) else x
+
+    return keras.tree.map_structure(one, structure)

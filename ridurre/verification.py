@@ -1,0 +1,99 @@
+"""Check that a pruned model computes what it should."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from ridurre.backend import random_inputs, to_numpy
+from ridurre.errors import PlanMismatchError, VerificationError
+from ridurre.graph.trace import named_layers, variable_paths
+from ridurre.plan import PruningPlan
+
+
+def verify(
+    original: keras.Model,
+    pruned: keras.Model,
+    plan: PruningPlan,
+    *,
+    inputs: Any = None,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+) -> float:
+    """Compare a pruned model with the original whose removed slices are zero, in inference mode.
+
+    Args:
+        original: the model that the plan was made for; its weights are not touched.
+        pruned: the smaller model, before any further training.
+        plan: what was removed.
+        inputs: what to feed both models; random by default (2 samples; 64 along axes of unknown
+            size; whole numbers 0 and 1 where the model takes integers).
+        tolerance: largest allowed difference, relative to the largest value of each output.
+        seed: of the random inputs.
+
+    Returns:
+        The largest relative difference over all outputs.
+
+    Raises:
+        VerificationError: the difference is over the tolerance, the outputs have other shapes or
+            are not finite, or the plan is not exact (it changes statistics across channels).
+        PlanMismatchError: the plan names weights that the original does not have.
+    """
+    if not plan.exact:
+        raise VerificationError(
+            f"This plan is not exact: {', '.join(plan.inexact)} compute statistics across the "
+            "removed channels, so that zeroed channels and missing ones differ by design."
+        )
+    if inputs is None:
+        inputs = random_inputs(original, seed=seed)
+    expected = masked_outputs(original, plan, inputs)
+    received = [to_numpy(y) for y in keras.tree.flatten(pruned(inputs, training=False))]
+    worst = max((_difference(a, b) for a, b in zip(expected, received, strict=True)), default=0.0)
+    if not worst <= tolerance:
+        raise VerificationError(
+            f"The pruned model differs from the original with the removed slices set to zero by "
+            f"{worst:.3g} of the largest output; allowed is {tolerance:g}. If the pruned model was "
+            "trained since, this is expected; otherwise model and plan do not belong together."
+        )
+    return worst
+
+
+def masked_outputs(model: keras.Model, plan: PruningPlan, inputs: Any) -> list[np.ndarray]:
+    """Outputs of the model with every removed slice of every weight set to zero."""
+    paths = variable_paths(named_layers(model))
+    unknown = plan.removed.keys() - set(paths.values())
+    if unknown:
+        raise PlanMismatchError(
+            f"The plan names weights that {model.name!r} does not have: {sorted(unknown)[:5]}."
+        )
+
+    def masked(variable: keras.Variable) -> Any:
+        axes = plan.removed.get(paths.get(id(variable), ""), {})
+        if not axes:
+            return variable.value
+        value = to_numpy(variable).copy()
+        for axis, indices in axes.items():
+            np.moveaxis(value, axis, 0)[indices] = 0
+        return keras.ops.convert_to_tensor(value, dtype=variable.dtype)
+
+    outputs, _ = model.stateless_call(
+        [masked(v) for v in model.trainable_variables],
+        [masked(v) for v in model.non_trainable_variables],
+        inputs,
+        training=False,
+    )
+    return [to_numpy(y) for y in keras.tree.flatten(outputs)]
+
+
+def _difference(expected: np.ndarray, received: np.ndarray) -> float:
+    if expected.shape != received.shape:
+        raise VerificationError(
+            f"Outputs have different shapes: expected {expected.shape}, received {received.shape}."
+        )
+    a, b = (x.astype("float64") for x in (expected, received))
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise VerificationError("The outputs are not finite, so they cannot be compared.")
+    scale = float(np.abs(a).max(initial=0.0))
+    return float(np.abs(a - b).max(initial=0.0)) / max(scale, 1e-12)

@@ -1,0 +1,77 @@
+"""Votes of single layers, merged over the layers that are tied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import keras
+import numpy as np
+
+from ridurre.backend import parameters_of, to_numpy
+from ridurre.graph import ChannelGraph, Group
+
+
+def merge_votes(graph: ChannelGraph, votes: Mapping[str, Iterable[int]]) -> dict[Group, np.ndarray]:
+    """Decide which coupled channels go, given what each layer wants to lose.
+
+    Layers that share a group (through an addition, say) can only lose the same channels. Within a
+    group:
+
+    1. every layer that voted asks for as many channels as it voted for in this group;
+    2. as many go as the most cautious of these layers asks for, and never all of them;
+    3. channels with more votes go first; among equals the one with the smaller L1 norm, summed
+       over all parameters that the coupled channel owns; then the lower index.
+
+    Where a unit holds several channels of one layer (grouped convolutions), a layer's vote for the
+    unit is the fraction of them it voted for.
+
+    Args:
+        graph: of the model.
+        votes: layer name → output channels that the layer would remove. A layer that is absent
+            has no say; one with an empty list asks for none.
+
+    Returns:
+        Units to remove, by group; groups that lose nothing are left out.
+    """
+    chosen = {}
+    for group in graph.groups:
+        asked = (_ballot(group, name, voted) for name, voted in votes.items())
+        ballots = [b for b in asked if b is not None]
+        if not ballots:
+            continue
+        count = min(group.size - 1, *(int(b.sum() + 1e-9) for b in ballots))
+        if count:
+            total = np.round(np.sum(ballots, axis=0), 9)
+            order = np.lexsort((np.arange(group.size), group_l1(graph, group), -total))
+            chosen[group] = np.sort(order[:count])
+    return chosen
+
+
+def _ballot(group: Group, name: str, voted: Iterable[int]) -> np.ndarray | None:
+    """A layer's vote for each unit, 0 to 1; None if it makes none of them."""
+    members = [m for m in group.members if m.weight.layer == name and m.weight.role == "out"]
+    if not members:
+        return None
+    units = members[0].units
+    mask = np.zeros(len(units), bool)
+    mask[list(voted)] = True
+    inside = units >= 0
+    owned = np.bincount(units[inside], minlength=group.size)
+    return np.bincount(units[inside & mask], minlength=group.size) / np.maximum(owned, 1)
+
+
+def group_l1(graph: ChannelGraph, group: Group) -> np.ndarray:
+    """L1 norm of every unit of a group over all parameters that it owns, ``(units,)``."""
+    norms = np.zeros(group.size)
+    for member in group.members:
+        weight = member.weight
+        if _is_parameter(graph.layers[weight.layer], weight.variable):
+            value = np.abs(to_numpy(weight.variable).astype("float64"))
+            others = tuple(a for a in range(value.ndim) if a != weight.axis)
+            inside = member.units >= 0
+            np.add.at(norms, member.units[inside], value.sum(axis=others)[inside])
+    return norms
+
+
+def _is_parameter(layer: keras.Layer, variable: keras.Variable) -> bool:
+    return id(variable) in parameters_of(layer)
