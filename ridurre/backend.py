@@ -14,9 +14,14 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.models.functional import Functional, functional_like_constructor
 
 from ridurre.errors import ModelError, NotAModelError
+
+LayerScale = convnext.LayerScale
+StochasticDepth = convnext.StochasticDepth
+CustomScaleLayer = inception_resnet_v2.CustomScaleLayer
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,65 @@ def check_model(model: object) -> None:
                 f"The layer {layer.name!r} is quantised ({layer.quantization_mode}). Prune the "
                 "float model first and quantise the result."
             )
+        if getattr(layer, "lora_enabled", False):
+            raise ModelError(
+                f"LoRA is enabled on the layer {layer.name!r}, so its kernel is a sum of two. "
+                "Merge it first: build the model without LoRA and assign `layer.kernel`, which "
+                "Keras returns merged, to the new layer's kernel."
+            )
+
+
+def compile_like(model: keras.Model, original: keras.Model) -> keras.optimizers.Optimizer | None:
+    """Compile a model as another one is, with an optimizer and metrics of its own.
+
+    Returns:
+        The new optimizer, built; None if the original is not compiled.
+    """
+    if not original.compiled:
+        return None
+    settings = dict(original._compile_config.config)
+    optimizer = type(original.optimizer).from_config(original.optimizer.get_config())
+    for name in ("metrics", "weighted_metrics"):
+        settings[name] = keras.tree.map_structure(_fresh_metric, settings.get(name))
+    model.compile(**settings | {"optimizer": optimizer})
+    model.optimizer.build(model.trainable_variables)
+    return model.optimizer
+
+
+def _fresh_metric(metric: Any) -> Any:
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric
+
+
+#: Adafactor keeps averages over an axis of the weight: over the last, and over the one before.
+_REDUCED = {"_r": -1, "_c": -2}
+
+
+def optimizer_slots(
+    optimizer: keras.optimizers.Optimizer,
+) -> dict[int, tuple[int, int | None]]:
+    """What every state variable of an optimizer belongs to.
+
+    Keras optimizers keep lists of state variables as long as the list of trainable ones.
+
+    Returns:
+        By the id of a state variable, the position of its trainable variable, and the axis of that
+        one which the state lacks (None: it has the same shape).
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    slots = {}
+    for name, values in list(vars(inner).items()):
+        if not isinstance(values, list) or len(values) != len(inner._trainable_variables):
+            continue
+        if name in ("_trainable_variables", "_variables"):
+            continue
+        for index, state in enumerate(values):
+            for variable in keras.tree.flatten(state):
+                if isinstance(variable, keras.Variable):
+                    reduced = len(variable.shape) < len(inner._trainable_variables[index].shape)
+                    slots[id(variable)] = (index, _REDUCED.get(name) if reduced else None)
+    return slots
 
 
 def input_source(tensor: keras.KerasTensor) -> keras.layers.InputLayer:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from ridurre.errors import RequestError
-from ridurre.graph import ChannelGraph, Group
+from ridurre.errors import RequestError, RidurreWarning
+from ridurre.graph import ChannelGraph, Group, Reason
+from ridurre.graph.select import Selector
 from ridurre.plan import Planner, PruningPlan
 from ridurre.surgery import rebuild
 
@@ -36,6 +38,10 @@ class DependencyGraph(ChannelGraph):
         ModelError: not a Keras model, not built, subclassed or quantised.
         UnknownLayerError: `protect` names a layer that is not there.
     """
+
+    def __init__(self, model: keras.Model, *, protect: Selector | None = None) -> None:
+        super().__init__(model, protect=protect)
+        self._warn_barriers()
 
     def get_pruning_plan(
         self,
@@ -66,5 +72,21 @@ class DependencyGraph(ChannelGraph):
         request: Mapping[Any, Sequence[int]]
         request = layer if isinstance(layer, Mapping) else {layer: idxs or []}
         planner = Planner(self)
-        alive = planner.alive(request)
-        return planner.plan(alive, lambda plan: rebuild(self, planner.labels_of(plan)))
+
+        def execute(plan: PruningPlan, keep_compiled: bool) -> keras.Model:
+            return rebuild(self, planner.labels_of(plan), keep_compiled=keep_compiled)
+
+        return planner.plan(planner.alive(request), execute)
+
+    def _warn_barriers(self) -> None:
+        """One warning for all layers without a rule that channels flow into."""
+        frozen = {w.name for _, w in self.trace.space.frozen if w.reason is Reason.NO_RULE}
+        unknown = [f"{n!r} ({kind})" for n, kind in self.barriers.items() if n in frozen]
+        if unknown:
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            warnings.warn(
+                f"Channels that flow into {', '.join(unknown[:5])}{more} cannot be pruned: no rule "
+                "says what happens to them there. See ridurre.register_rule.",
+                RidurreWarning,
+                stacklevel=3,
+            )

@@ -17,6 +17,7 @@ from ridurre.graph import ChannelGraph, Group
 from ridurre.graph.groups import is_box
 
 Removed = dict[str, dict[int, np.ndarray]]
+Execute = Callable[["PruningPlan", bool], keras.Model]
 _ROLES = {"out": "output channels", "in": "input channels", "channel": "channels"}
 _FORMAT = 1
 
@@ -61,7 +62,7 @@ class PruningPlan:
     cuts: tuple[Cut, ...]
     layer_parameters: Mapping[str, int]
     inexact: tuple[str, ...] = ()
-    _execute: Callable[[PruningPlan], keras.Model] | None = field(default=None, repr=False)
+    _execute: Execute | None = field(default=None, repr=False)
 
     @property
     def parameters(self) -> int:
@@ -73,8 +74,12 @@ class PruningPlan:
         """Whether no normalisation across channels is affected."""
         return not self.inexact
 
-    def exec(self) -> keras.Model:
+    def exec(self, *, keep_compiled: bool = False) -> keras.Model:
         """Carry the plan out and return the smaller model; the original is not touched.
+
+        Args:
+            keep_compiled: compile the new model like the original, with the optimizer's state cut
+                to match, so that training continues where it was.
 
         Raises:
             RequestError: the plan was loaded and knows no model; use ``ridurre.apply``.
@@ -84,7 +89,7 @@ class PruningPlan:
                 "A loaded plan holds no model. Use ridurre.apply(model, plan) with the model that "
                 "the plan was made for."
             )
-        return self._execute(self)
+        return self._execute(self, keep_compiled)
 
     def print(self, file: TextIO | None = None) -> None:
         """Write the plan as text, to the standard output unless a file is given."""
@@ -218,9 +223,7 @@ class Planner:
         self._check_something_stays(alive)
         return alive
 
-    def plan(
-        self, alive: np.ndarray, execute: Callable[[PruningPlan], keras.Model] | None = None
-    ) -> PruningPlan:
+    def plan(self, alive: np.ndarray, execute: Execute | None = None) -> PruningPlan:
         """The plan that leaves just the labels that are alive."""
         removed: Removed = {}
         cuts: dict[tuple[str, str], Cut] = {}

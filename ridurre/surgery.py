@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import keras
@@ -10,10 +11,12 @@ import numpy as np
 from ridurre.backend import (
     FunctionalGraph,
     all_layers,
+    compile_like,
     functional_graph,
     has_graph,
     input_source,
     is_functional_like,
+    optimizer_slots,
     own_variables,
     recreate,
     to_numpy,
@@ -23,34 +26,41 @@ from ridurre.graph import ChannelGraph, Labels
 from ridurre.graph.rules import Call, rule_for
 from ridurre.plan import Planner, PruningPlan
 
+logger = logging.getLogger("ridurre")
 
-def apply(model: keras.Model, plan: PruningPlan) -> keras.Model:
+
+def apply(model: keras.Model, plan: PruningPlan, *, keep_compiled: bool = False) -> keras.Model:
     """Carry out a plan on the model that it was made for.
 
     Args:
         model: the original, or an equal one (loaded from a file, say); it is not touched.
         plan: what goes.
+        keep_compiled: compile the new model like the original, with the optimizer's state cut to
+            match, so that training continues where it was.
 
     Returns:
-        A new, uncompiled model.
+        A new model, not compiled unless asked for.
 
     Raises:
         PlanMismatchError: the plan does not fit this model.
     """
     graph = ChannelGraph(model)
-    return rebuild(graph, Planner(graph).labels_of(plan))
+    return rebuild(graph, Planner(graph).labels_of(plan), keep_compiled=keep_compiled)
 
 
-def rebuild(graph: ChannelGraph, alive: np.ndarray) -> keras.Model:
+def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = False) -> keras.Model:
     """The model with only the labels that are alive, weights included.
 
     Args:
         graph: of the original model, which is not touched.
         alive: for every label whether it stays.
+        keep_compiled: see `apply`.
     """
     rebuilder = _Rebuilder(graph, alive)
     model = rebuilder.model(graph.model)
     rebuilder.copy_state(graph.model, model)
+    if keep_compiled:
+        rebuilder.copy_training(graph.model, model)
     return model
 
 
@@ -169,8 +179,35 @@ class _Rebuilder:
         for variable, value in zip(after, values, strict=True):
             variable.assign(value)
 
-    def _cut(self, variable: keras.Variable) -> np.ndarray:
-        value = to_numpy(variable)
+    def copy_training(self, old: keras.Model, new: keras.Model) -> None:
+        """Compile like the original; the optimizer's state is cut like the weights it is of."""
+        optimizer = compile_like(new, old)
+        if optimizer is None or not old.optimizer.built:
+            return
+        slots = optimizer_slots(old.optimizer)
+        for state, target in zip(old.optimizer.variables, optimizer.variables, strict=True):
+            value = to_numpy(state)
+            if id(state) in slots:
+                index, lacking = slots[id(state)]
+                value = self._cut_state(old.trainable_variables[index], value, lacking)
+            if value.shape == tuple(target.shape):
+                target.assign(value)
+            else:
+                logger.warning("Optimizer state %s starts anew: its shape changed.", state.path)
+
+    def _cut_state(
+        self, weight: keras.Variable, value: np.ndarray, lacking: int | None
+    ) -> np.ndarray:
+        """What is kept of an optimizer's state for a weight (that may lack one of its axes)."""
+        full = value if lacking is None else np.expand_dims(value, lacking)
+        if full.ndim != len(weight.shape):
+            return value
+        cut = self._cut(weight, np.broadcast_to(full, weight.shape))
+        return cut if lacking is None else cut.take(0, axis=lacking)
+
+    def _cut(self, variable: keras.Variable, value: np.ndarray | None = None) -> np.ndarray:
+        """What is kept of a weight, or of an array of its shape."""
+        value = to_numpy(variable) if value is None else value
         for axis in range(value.ndim):
             kept = self.kept.kept(variable, axis)
             if kept is not None and not kept.all():

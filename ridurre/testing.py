@@ -7,7 +7,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ from ridurre.errors import FrozenChannelError, RequestError, RuleError
 from ridurre.plan import PruningPlan
 from ridurre.verification import verify
 
-Build = keras.Layer | Callable[[Any], Any]
+Build: TypeAlias = "keras.Layer | Callable[[Any], Any]"
 
 
 def check_rule(
@@ -27,7 +27,7 @@ def check_rule(
     *,
     channel_axis: int = -1,
     prunable: bool = True,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     seed: int = 0,
 ) -> int:
     """Put a layer into a small network and remove every subset of its channels.
@@ -55,7 +55,9 @@ def check_rule(
     return check_model(model, prunable=prunable, tolerance=tolerance)
 
 
-def check_model(model: keras.Model, *, prunable: bool = True, tolerance: float = 1e-4) -> int:
+def check_model(
+    model: keras.Model, *, prunable: bool = True, tolerance: float | None = None
+) -> int:
     """Remove every subset of the channels of every layer of a small model, as `check_rule` does.
 
     Args:
@@ -158,7 +160,7 @@ def _requests(graph: DependencyGraph) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _check_plan(
-    model: keras.Model, plan: PruningPlan, what: str, tolerance: float, *, save: bool
+    model: keras.Model, plan: PruningPlan, what: str, tolerance: float | None, *, save: bool
 ) -> None:
     try:
         pruned = plan.exec()

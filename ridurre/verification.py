@@ -7,10 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import random_inputs, to_numpy
+from ridurre.backend import all_layers, random_inputs, to_numpy
 from ridurre.errors import PlanMismatchError, VerificationError
 from ridurre.graph.trace import named_layers, variable_paths
 from ridurre.plan import PruningPlan
+
+_TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}
 
 
 def verify(
@@ -19,7 +21,7 @@ def verify(
     plan: PruningPlan,
     *,
     inputs: Any = None,
-    tolerance: float = 1e-4,
+    tolerance: float | None = None,
     seed: int = 0,
 ) -> float:
     """Compare a pruned model with the original whose removed slices are zero, in inference mode.
@@ -30,7 +32,8 @@ def verify(
         plan: what was removed.
         inputs: what to feed both models; random by default (2 samples; 64 along axes of unknown
             size; whole numbers 0 and 1 where the model takes integers).
-        tolerance: largest allowed difference, relative to the largest value of each output.
+        tolerance: largest allowed difference, relative to the largest value of each output; by
+            default 1e-4, and 1e-2 (float16) or 5e-2 (bfloat16) where a layer computes in these.
         seed: of the random inputs.
 
     Returns:
@@ -45,6 +48,10 @@ def verify(
         raise VerificationError(
             f"This plan is not exact: {', '.join(plan.inexact)} compute statistics across the "
             "removed channels, so that zeroed channels and missing ones differ by design."
+        )
+    if tolerance is None:
+        tolerance = max(
+            _TOLERANCE.get(x.compute_dtype, 1e-4) for x in [original, *all_layers(original)]
         )
     if inputs is None:
         inputs = random_inputs(original, seed=seed)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cached_property
 
 import keras
 import numpy as np
 
 from ridurre.backend import check_model
-from ridurre.errors import FrozenChannelError, RidurreWarning
+from ridurre.errors import FrozenChannelError
 from ridurre.graph.groups import Group, Solution
 from ridurre.graph.labels import Labels, Reason, varying
 from ridurre.graph.select import Selector, find_layer, select_layers
@@ -34,7 +33,6 @@ class ChannelGraph:
         self.trace = Trace(model)
         self._protect(protect)
         self.solution = Solution(self.trace)
-        self._warn_barriers()
 
     @property
     def layers(self) -> dict[str, keras.Layer]:
@@ -103,16 +101,3 @@ class ChannelGraph:
         for name in [] if protect is None else self.select(protect):
             self.trace.space.at(name, type(self.layers[name]).__name__)
             self.trace.space.freeze(self.channels(name), Reason.PROTECTED)
-
-    def _warn_barriers(self) -> None:
-        frozen = {w.name for _, w in self.trace.space.frozen if w.reason is Reason.NO_RULE}
-        known = {n: kind for n, kind in self.barriers.items() if n in frozen}
-        if known:
-            some = ", ".join(f"{n!r} ({k})" for n, k in list(known.items())[:5])
-            more = f" and {len(known) - 5} more" if len(known) > 5 else ""
-            warnings.warn(
-                f"Channels that flow into {some}{more} cannot be pruned: no rule describes "
-                f"{'it' if len(known) == 1 else 'them'}. See ridurre.register_rule.",
-                RidurreWarning,
-                stacklevel=4,
-            )

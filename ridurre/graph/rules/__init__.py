@@ -2,6 +2,7 @@
 
 from ridurre.graph.rules import (
     activation,
+    applications,
     convolution,
     core,
     merging,
@@ -28,6 +29,7 @@ __all__ = [
     "Kept",
     "Rule",
     "activation",
+    "applications",
     "convolution",
     "core",
     "merging",
