@@ -156,9 +156,11 @@ def optimizer_slots(
             continue
         for index, state in enumerate(values):
             for variable in keras.tree.flatten(state):
-                if isinstance(variable, keras.Variable):
-                    reduced = len(variable.shape) < len(inner._trainable_variables[index].shape)
-                    slots[id(variable)] = (index, _REDUCED.get(name) if reduced else None)
+                rank = len(inner._trainable_variables[index].shape)
+                if isinstance(variable, keras.Variable) and len(variable.shape) == rank:
+                    slots[id(variable)] = (index, None)
+                elif name in _REDUCED and len(variable.shape) == rank - 1 > 0:
+                    slots[id(variable)] = (index, _REDUCED[name])
     return slots
 
 

@@ -199,11 +199,10 @@ class _Rebuilder:
         self, weight: keras.Variable, value: np.ndarray, lacking: int | None
     ) -> np.ndarray:
         """What is kept of an optimizer's state for a weight (that may lack one of its axes)."""
-        full = value if lacking is None else np.expand_dims(value, lacking)
-        if full.ndim != len(weight.shape):
-            return value
-        cut = self._cut(weight, np.broadcast_to(full, weight.shape))
-        return cut if lacking is None else cut.take(0, axis=lacking)
+        if lacking is None:
+            return self._cut(weight, value)
+        full = np.broadcast_to(np.expand_dims(value, lacking), weight.shape)
+        return self._cut(weight, full).take(0, axis=lacking)
 
     def _cut(self, variable: keras.Variable, value: np.ndarray | None = None) -> np.ndarray:
         """What is kept of a weight, or of an array of its shape."""
