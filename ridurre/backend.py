@@ -148,7 +148,7 @@ def optimizer_slots(
         one which the state lacks (None: it has the same shape).
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
-    slots = {}
+    slots: dict[int, tuple[int, int | None]] = {}
     for name, values in list(vars(inner).items()):
         if not isinstance(values, list) or len(values) != len(inner._trainable_variables):
             continue
