@@ -8,6 +8,7 @@ which tensors, with which arguments). What is needed of the private one is wrapp
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -307,6 +308,24 @@ def build_shape(layer: keras.Layer) -> tuple[int | None, ...]:
     """The input shape that a layer with one input was built for."""
     config = layer.get_build_config() or {}
     return tuple(config["input_shape"])
+
+
+def copy_hidden_state(old: keras.Layer, new: keras.Layer) -> None:
+    """Copy what a layer (or one inside it) knows besides its variables, as saving to a file does.
+
+    An adapted Normalization computes constants when its variables are loaded; a StringLookup keeps
+    its vocabulary in a file of its own.
+    """
+    pairs = zip([old, *all_layers(old)], [new, *all_layers(new)], strict=True)
+    for a, b in pairs:
+        if type(a).load_own_variables is not keras.Layer.load_own_variables:
+            store: dict[str, Any] = {}
+            a.save_own_variables(store)
+            b.load_own_variables(store)
+        if hasattr(a, "save_assets"):
+            with tempfile.TemporaryDirectory() as folder:
+                a.save_assets(folder)
+                b.load_assets(folder)
 
 
 def bytes_per_number(operation: keras.Operation) -> int:

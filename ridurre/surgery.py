@@ -12,6 +12,7 @@ from ridurre.backend import (
     FunctionalGraph,
     all_layers,
     compile_like,
+    copy_hidden_state,
     functional_graph,
     has_graph,
     input_source,
@@ -110,8 +111,8 @@ class _Rebuilder:
             args, kwargs = _replace((node.args, node.kwargs), tensors)
             outputs = keras.tree.flatten(self._call(node, args, kwargs))
             tensors |= {id(t): new for t, new in zip(node.outputs, outputs, strict=True)}
-        cls = type(model) if is_functional_like(type(model)) else keras.Model
         inputs, outputs = _replace((model.input, model.output), tensors)
+        cls = _class_of(model, keras.Model)
         return cls(inputs=inputs, outputs=outputs, name=model.name)
 
     def _sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
@@ -119,7 +120,8 @@ class _Rebuilder:
         for node in graph.nodes:
             inner = has_graph(node.operation)
             layers.append(self.model(node.operation) if inner else self._operation(node))
-        return type(model)([self._input(graph.inputs[0]), *layers], name=model.name)
+        inputs = self._input(graph.inputs[0])
+        return _class_of(model, keras.Sequential)([inputs, *layers], name=model.name)
 
     def _input(self, tensor: keras.KerasTensor) -> keras.KerasTensor:
         labels = self.trace.first_value[id(tensor)].labels
@@ -178,6 +180,8 @@ class _Rebuilder:
             )
         for variable, value in zip(after, values, strict=True):
             variable.assign(value)
+        if [v.shape for v in values] == [tuple(v.shape) for v in before]:
+            copy_hidden_state(old, new)
 
     def copy_training(self, old: keras.Model, new: keras.Model) -> None:
         """Compile like the original; the optimizer's state is cut like the weights it is of."""
@@ -212,6 +216,18 @@ class _Rebuilder:
             if kept is not None and not kept.all():
                 value = np.compress(kept, value, axis)
         return value
+
+
+def _class_of(model: keras.Model, plain: type) -> type:
+    """The model's own class if it is built from inputs and outputs (or layers), else a plain one."""
+    if type(model) is plain or (plain is keras.Model and is_functional_like(type(model))):
+        return type(model)
+    logger.warning(
+        "%s has a constructor of its own; its smaller copy is a plain %s.",
+        type(model).__name__,
+        plain.__name__,
+    )
+    return plain
 
 
 def _replace(structure: Any, tensors: dict[int, Any]) -> Any:
