@@ -260,7 +260,7 @@ def random_inputs(
     """Random inputs in the structure that the model takes.
 
     Args:
-        model: its `input` gives structure, shapes and types; integers are 0 or 1.
+        model: its inputs give structure, shapes and types; integers are 0 or 1.
         batch_size: samples, where the batch size is open.
         input_shape: shape of one sample, for models with one input.
         open_size: size of axes that the model leaves open.
@@ -275,7 +275,8 @@ def random_inputs(
             return rng.integers(0, 2, shape).astype(tensor.dtype)
         return keras.ops.cast(rng.normal(size=shape).astype("float32"), tensor.dtype)
 
-    return keras.tree.map_structure(one, model.input)
+    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    return keras.tree.map_structure(one, structure)
 
 
 def run_compiled(model: keras.Model) -> Callable[[Any], Any]:

@@ -219,7 +219,7 @@ class _Rebuilder:
 
 
 def _class_of(model: keras.Model, plain: type) -> type:
-    """The model's own class if it is built from inputs and outputs (or layers), else a plain one."""
+    """The model's own class if it is built like the plain one, else the plain one."""
     if type(model) is plain or (plain is keras.Model and is_functional_like(type(model))):
         return type(model)
     logger.warning(
