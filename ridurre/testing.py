@@ -125,7 +125,7 @@ def randomise(model: keras.Model, seed: int = 0) -> None:
         if "int" in variable.dtype:  # the state of a random number generator
             continue
         value = rng.normal(size=variable.shape)
-        if variable.name == "moving_variance":
+        if "variance" in variable.name:
             value = np.abs(value) + 0.5
         elif len(variable.shape) > 1:
             value /= math.sqrt(max(1, math.prod(variable.shape[:-1])))
