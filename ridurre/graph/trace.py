@@ -38,7 +38,7 @@ class Trace:
         self.first_value: dict[int, Value] = {}
         self.layers: dict[str, keras.Layer] = {}
         self.by_layer: dict[int, list[Call]] = collections.defaultdict(list)
-        self._nested_inputs: dict[int, list[Value]] = {}
+        self._nested_ends: dict[int, list[Value]] = {}
         inputs = [unlabelled(t) for t in functional_graph(model).inputs]
         self.outputs = self._run(model, inputs, "")
         self.space.at(model.name, type(model).__name__)
@@ -54,8 +54,8 @@ class Trace:
             tensors = [v for v in _flatten((args, kwargs)) if isinstance(v, Value)]
             name = scope + node.operation.name
             if has_graph(node.operation):
-                self._tie_nested(node.operation, tensors, name)
                 results = self._run(node.operation, tensors, name + "/")
+                self._tie_nested(node.operation, tensors + results, name)
             else:
                 call = Call(node.operation, name, args, kwargs, tensors, outputs)
                 results = self._interpret(call)
@@ -90,10 +90,10 @@ class Trace:
         if earlier and rule.sized_by_input:
             self._tie_values(earlier[0].inputs, call.inputs)
 
-    def _tie_nested(self, model: keras.Model, inputs: list[Value], name: str) -> None:
-        """A shared model is rebuilt once, so all its calls must lose the same."""
+    def _tie_nested(self, model: keras.Model, ends: list[Value], name: str) -> None:
+        """A shared model is rebuilt once, so the inputs and outputs of all calls must agree."""
         self.space.at(name, type(model).__name__)
-        self._tie_values(self._nested_inputs.setdefault(id(model), inputs), inputs)
+        self._tie_values(self._nested_ends.setdefault(id(model), ends), ends)
 
     def _tie_values(self, a: list[Value], b: list[Value]) -> None:
         for x, y in zip(a, b, strict=True):

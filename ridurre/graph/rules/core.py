@@ -28,6 +28,8 @@ class DenseRule(Rule):
         layer, labels = call.operation, call.x.labels
         rank = labels.ndim
         if labels.shape[-1] == 1 and labels.size > 1:
+            space.freeze(space.produce(layer.kernel, -1), Reason.SHAPE)
+            space.own(layer.kernel, 0, np.zeros(1, int), "in")
             return activate(layer.activation, labels, space)
         merged = space.merge(labels, range(rank - 1))
         ins = np.broadcast_to(along(merged, -1)[:, 0], (layer.kernel.shape[0],))
