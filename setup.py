@@ -1,0 +1,46 @@
+"""Packaging of ridurre. Dependencies are listed in requirements.txt, the version in the package."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+# Held to one series: a newer one may find fault with unchanged code.
+LINTERS = ["ruff==0.17.*", "mypy==2.4.*"]
+
+
+def read(name: str) -> str:
+    path = ROOT / name
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def version() -> str:
+    """Read as text: importing the package would import TensorFlow."""
+    return re.search(r'^__version__ = "([^"]+)"$', read("ridurre/__init__.py"), re.MULTILINE)[1]
+
+
+setup(
+    name="ridurre",
+    version=version(),
+    description="Structured filter pruning for Keras 3 models",
+    long_description=read("README.md"),
+    long_description_content_type="text/markdown",
+    author="the ridurre authors",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ridurre", "ridurre.*"]),
+    package_data={"ridurre": ["py.typed"]},
+    install_requires=read("requirements.txt").split(),
+    extras_require={
+        "example": ["matplotlib"],
+        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", *LINTERS],
+    },
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
