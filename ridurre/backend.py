@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import tempfile
+import types
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +73,15 @@ def functional_graph(model: keras.Model) -> FunctionalGraph:
         if not n.is_input
     ]
     return FunctionalGraph(list(inner.inputs), nodes, list(inner.outputs))
+
+
+def match_inputs(model: keras.Model, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The arguments of a model's call in the order of `model.inputs`, as Keras matches them."""
+    given = args[0] if args else kwargs["inputs"]
+    own = model.inputs if isinstance(model, keras.Sequential) else model.input
+    if isinstance(given, dict) and not isinstance(own, dict):
+        return [given[t.name] for t in model.inputs]
+    return keras.tree.flatten(given)
 
 
 def check_model(model: object) -> None:
@@ -206,16 +217,26 @@ def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Opera
     if isinstance(operation, keras.layers.Lambda):
         return _recreate_lambda(operation)
     try:
-        config = operation.get_config() | changes
-        return type(operation).from_config(config)
+        with warnings.catch_warnings():  # Keras warns of saving a lambda; nothing is saved here
+            warnings.simplefilter("ignore")
+            config = operation.get_config() | changes
+        own = _own_functions(operation, config)
+        return type(operation).from_config(config | own)
     except Exception as error:
         if not isinstance(operation, keras.Layer):
             return _copy_operation(operation, changes)
         raise ModelError(
             f"The layer {operation.name!r} ({type(operation).__name__}) cannot be re-created from "
             f"its configuration: {error}\nGive the class a `get_config` that returns every "
-            "argument of its constructor."
+            "argument of its constructor, and register its custom objects with "
+            "@keras.saving.register_keras_serializable()."
         ) from error
+
+
+def _own_functions(operation: keras.Operation, config: dict[str, Any]) -> dict[str, Any]:
+    """Functions among the constructor's arguments: a configuration holds only their names."""
+    own = {name: getattr(operation, name, None) for name in config}
+    return {name: f for name, f in own.items() if isinstance(f, types.FunctionType)}
 
 
 def _copy_operation(operation: keras.Operation, changes: dict[str, Any]) -> keras.Operation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from typing import Any
 
@@ -59,7 +60,7 @@ def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = Fal
     """
     rebuilder = _Rebuilder(graph, alive)
     model = rebuilder.model(graph.model)
-    rebuilder.copy_state(graph.model, model)
+    rebuilder.copy_state()
     if keep_compiled:
         rebuilder.copy_training(graph.model, model)
     return model
@@ -159,12 +160,16 @@ class _Rebuilder:
         self.new[id(operation)] = (operation, new)
         return new
 
-    def copy_state(self, old: keras.Model, new: keras.Model) -> None:
+    def copy_state(self) -> None:
         """Cut weights to what is kept, and carry trainable flags over, outermost first."""
-        for a, b in self.new.values():
-            if isinstance(a, keras.Layer) and not has_graph(a):
-                self._copy_weights(a, b)
-        for a, b in [(old, new), *zip(all_layers(old), all_layers(new), strict=True)]:
+        pairs = [(a, b) for a, b in self.new.values() if isinstance(a, keras.Layer)]
+        layers = [(a, b) for a, b in pairs if not has_graph(a)]
+        for a, b in layers:
+            self._copy_weights(a, b)
+        # A model's flag is handed down to its layers: outer models first, layers last.
+        models = [(a, b) for a, b in reversed(pairs) if has_graph(a)]
+        inside = [zip(all_layers(a), all_layers(b), strict=True) for a, b in layers]
+        for a, b in itertools.chain(models, layers, *inside):
             if a.trainable != b.trainable:
                 b.trainable = a.trainable
 

@@ -35,7 +35,8 @@ class Reason(enum.Enum):
     PROTECTED = "the user protected them"
 
 
-class Value(NamedTuple):
+@dataclass(frozen=True, eq=False, slots=True)
+class Value:
     """A tensor as the analysis sees it: its static shape and its labels."""
 
     shape: tuple[int | None, ...]

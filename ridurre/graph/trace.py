@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import functional_graph, has_graph
+from ridurre.backend import functional_graph, has_graph, match_inputs
 from ridurre.errors import RuleError
 from ridurre.graph.labels import Labels, LabelSpace, Reason, Value
 from ridurre.graph.rules import Call, Rule, rule_for
@@ -51,12 +51,14 @@ class Trace:
         for node in graph.nodes:
             outputs = [unlabelled(t) for t in node.outputs]
             args, kwargs = fill(node.args, values), fill(node.kwargs, values)
-            tensors = [v for v in _flatten((args, kwargs)) if isinstance(v, Value)]
             name = scope + node.operation.name
             if has_graph(node.operation):
+                tensors = match_inputs(node.operation, args, kwargs)
                 results = self._run(node.operation, tensors, name + "/")
                 self._tie_nested(node.operation, tensors + results, name)
             else:
+                leaves = keras.tree.flatten((args, kwargs))
+                tensors = [v for v in leaves if isinstance(v, Value)]
                 call = Call(node.operation, name, args, kwargs, tensors, outputs)
                 results = self._interpret(call)
                 self.first_call.setdefault(id(node.outputs[0]), call)
@@ -116,17 +118,6 @@ def fill(arguments: Any, values: dict[int, Any]) -> Any:
         return values[id(x)] if isinstance(x, keras.KerasTensor) else x
 
     return keras.tree.map_structure(one, arguments)
-
-
-def _flatten(structure: Any) -> list[Any]:
-    """Leaves of a structure, `Value` being one."""
-    if isinstance(structure, Value):
-        return [structure]
-    if isinstance(structure, dict):
-        return [leaf for v in structure.values() for leaf in _flatten(v)]
-    if isinstance(structure, list | tuple):
-        return [leaf for v in structure for leaf in _flatten(v)]
-    return [structure]
 
 
 def _check_flow(rule: Rule, call: Call, labels: list[Labels]) -> None:

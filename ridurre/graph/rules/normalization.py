@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.graph.labels import Labels, LabelSpace, along
+from ridurre.graph.labels import Labels, LabelSpace, Reason, along
 from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule
 
 L = keras.layers
@@ -27,7 +27,7 @@ class BatchNormalizationRule(Rule):
 
 def _axes(layer: Any, rank: int) -> list[int]:
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
-    return sorted(a % rank for a in axes)
+    return [a % rank for a in axes]
 
 
 def _share_statistics(labels: Labels, axes: list[int], space: LabelSpace) -> None:
@@ -47,6 +47,8 @@ class AcrossChannelsRule(Rule):
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         layer, labels = call.operation, call.x.labels
         axes = _axes(layer, labels.ndim)
+        if axes != sorted(axes):  # Keras then reads the scale in another order than it has
+            return space.block(labels, Reason.SHAPE)
         for index, axis in enumerate(axes):
             if labels.shape[axis] == 1:
                 continue

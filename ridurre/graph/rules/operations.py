@@ -8,7 +8,7 @@ from ridurre.graph.labels import LabelSpace, Reason
 from ridurre.graph.rules.activation import ElementwiseRule
 from ridurre.graph.rules.base import Call, Flow, Rule, fixed, register_rule
 
-ELEMENTWISE = """Abs Absolute Fabs Relu ReLU Relu6 Sigmoid SparseSigmoid Softplus Softsign
+ELEMENTWISE = """Absolute Fabs Relu ReLU Relu6 Sigmoid SparseSigmoid Softplus Softsign
     SoftShrink SparsePlus Silu Squareplus LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu
     Celu TanhShrink HardTanh HardShrink Threshold Arccos Arccosh Arcsin Arcsinh Arctan Arctanh Cbrt
     Ceil Clip Conjugate Copy Cos Cosh Deg2rad Rad2deg Exp Exp2 Expm1 Floor Imag I0 Isfinite Isinf

@@ -66,18 +66,26 @@ def resized(shape: Shape, labels: Labels, kept: Kept) -> tuple[int | None, ...]:
     )
 
 
-@register_rule(L.Reshape, L.Flatten, "Reshape", "Ravel")
+@register_rule(L.Flatten)
+class FlattenRule(Rule):
+    """All positions of a sample in one row; channels first means that they are moved last."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        x = call.x
+        if call.operation.data_format == "channels_first":
+            last = [0, *range(2, len(x.shape)), 1]
+            x = Value(tuple(x.shape[a] for a in last), x.labels.transpose(last))
+        return reshape(x, call.outputs[0].shape, space)
+
+
+@register_rule(L.Reshape, "Reshape", "Ravel")
 class ReshapeRule(Rule):
     """Labels are reshaped; the target shape follows what is kept."""
 
     sized_by_input = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
-        x = call.x
-        if isinstance(call.operation, L.Flatten) and call.operation.data_format == "channels_first":
-            last = [0, *range(2, len(x.shape)), 1]
-            x = Value(tuple(x.shape[a] for a in last), x.labels.transpose(last))
-        return reshape(x, call.outputs[0].shape, space)
+        return reshape(call.x, call.outputs[0].shape, space)
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         for name in ("target_shape", "newshape"):
