@@ -38,7 +38,11 @@ class ReductionRule(Rule):
         labels = space.merge(call.x.labels, axes)
         if call.kind in ("Argmax", "Argmin") and call.operation.axis is None:
             return fixed(call.outputs[0])
-        return labels if call.operation.keepdims else np.squeeze(labels, tuple(axes))
+        return (
+            labels
+            if getattr(call.operation, "keepdims", False)
+            else np.squeeze(labels, tuple(axes))
+        )
 
 
 @register_rule("Cumsum", "Cumprod", "Roll", "Sort", "Diff")

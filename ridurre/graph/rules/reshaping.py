@@ -120,19 +120,31 @@ class RepeatVectorRule(Rule):
         return call.x.labels[:, None]
 
 
-@register_rule("ExpandDims", "Squeeze", "Flip")
+@register_rule("ExpandDims", "Flip")
 class AxesRule(Rule):
-    """Axes of size 1 come and go; an axis is read backwards."""
+    """A new axis of size 1; an axis is read backwards."""
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         axis, labels = call.operation.axis, call.x.labels
-        if call.kind == "Flip":
-            return np.flip(labels, axis)
-        if call.kind == "ExpandDims":
-            return np.expand_dims(labels, axis)
+        return np.flip(labels, axis) if call.kind == "Flip" else np.expand_dims(labels, axis)
+
+
+@register_rule("Squeeze")
+class SqueezeRule(Rule):
+    """Axes of size 1 go; those that become so only by pruning stay."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        return np.squeeze(call.x.labels, self._axes(call))
+
+    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+        return {"axis": self._axes(call)}
+
+    @staticmethod
+    def _axes(call: Call) -> tuple[int, ...]:
+        axis = call.operation.axis
         if axis is None:
-            axis = tuple(a for a, n in enumerate(call.x.shape) if n == 1)
-        return np.squeeze(labels, axis)
+            return tuple(a for a, n in enumerate(call.x.shape) if n == 1)
+        return (axis,) if isinstance(axis, int) else tuple(axis)
 
 
 @register_rule("Repeat", "Tile")

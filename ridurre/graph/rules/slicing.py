@@ -19,19 +19,29 @@ class SplitRule(Rule):
         labels, axis = call.x.labels, call.operation.axis
         if labels.shape[axis] == 1:
             return [labels] * len(call.outputs)
-        points = np.cumsum([v.shape[axis] for v in call.outputs])[:-1]
-        parts = np.split(labels, points, axis)
+        parts = np.split(labels, self._points(call), axis)
         for part in parts:
             space.keep_one(part)
         return [compact(part) for part in parts]
 
-    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+    def replay(
+        self,
+        call: Call,
+        kept: Kept,
+        operation: keras.Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
         labels, axis = call.x.labels, call.operation.axis
         if labels.shape[axis] == 1:
-            return {}
+            return operation(*args, **kwargs)
         alive = kept.positions(labels, axis)
-        points = np.cumsum([v.shape[axis] for v in call.outputs])[:-1]
-        return {"indices_or_sections": tuple(int(alive[:p].sum()) for p in points)}
+        points = [int(alive[:p].sum()) for p in self._points(call)]
+        return keras.ops.split(args[0] if args else kwargs["x"], points, axis)
+
+    @staticmethod
+    def _points(call: Call) -> np.ndarray:
+        return np.cumsum([v.shape[call.operation.axis] for v in call.outputs])[:-1]
 
 
 @register_rule("Unstack")
@@ -129,14 +139,14 @@ def as_slice(chosen: np.ndarray) -> slice | None:
 
 @register_rule("Take")
 class TakeRule(Rule):
-    """A list of positions along an axis."""
+    """Positions along an axis, by a table of numbers."""
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
-        indices, axis = self._indices(call), call.operation.axis
-        labels = call.x.labels
-        if indices is None or axis is None or labels.shape[axis] == 1 or indices.ndim != 1:
-            if indices is not None and indices.ndim == 1 and axis is not None:
-                return labels
+        indices, axis, labels = self._indices(call), call.operation.axis, call.x.labels
+        if axis is not None and labels.shape[axis] == 1:  # positions
+            added = len(call.outputs[0].shape) - labels.ndim + 1
+            return np.take(labels, np.zeros((1,) * added, int), axis)
+        if indices is None or axis is None or indices.ndim != 1:
             space.freeze(labels, Reason.SHAPE)
             return fixed(call.outputs[0])
         part = np.take(labels, indices, axis)
@@ -152,10 +162,9 @@ class TakeRule(Rule):
         kwargs: dict[str, Any],
     ) -> Any:
         indices, axis, labels = self._indices(call), call.operation.axis, call.x.labels
-        if indices is None or axis is None or labels.shape[axis] == 1 or indices.ndim != 1:
+        if indices is None or axis is None or indices.ndim != 1 or labels.shape[axis] == 1:
             return operation(*args, **kwargs)
-        size = labels.shape[axis]
-        chosen = follow(np.arange(size)[indices], kept.positions(labels, axis))
+        chosen = follow(np.arange(labels.shape[axis])[indices], kept.positions(labels, axis))
         return operation(args[0] if args else kwargs["x"], chosen.tolist())
 
     @staticmethod
