@@ -7,7 +7,6 @@ which tensors, with which arguments). What is needed of the private one is wrapp
 
 from __future__ import annotations
 
-import copy
 import tempfile
 import types
 import warnings
@@ -182,12 +181,12 @@ def input_source(tensor: keras.KerasTensor) -> keras.layers.InputLayer:
 
 
 def parameters_of(layer: keras.Layer) -> set[int]:
-    """Ids of the layer's own variables that count as parameters.
+    """Ids of the variables of a layer, of layers inside it too, that count as parameters.
 
     These are the ones that training would change, frozen or not; batch-norm statistics and
     random-number states are not.
     """
-    return {id(v) for v in layer._trainable_variables}
+    return {id(v) for x in [layer, *all_layers(layer)] for v in x._trainable_variables}
 
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
@@ -241,7 +240,8 @@ def _own_functions(operation: keras.Operation, config: dict[str, Any]) -> dict[s
 
 def _copy_operation(operation: keras.Operation, changes: dict[str, Any]) -> keras.Operation:
     """Operations of ``keras.ops`` keep their constructor's arguments under the same names."""
-    new = copy.copy(operation)
+    new: keras.Operation = object.__new__(type(operation))  # copy.copy would go through its config
+    vars(new).update(vars(operation))
     new._inbound_nodes, new._outbound_nodes = [], []
     for name, value in changes.items():
         setattr(new, name, value)

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from ridurre.backend import build_shape, own_variables, recreate, to_numpy
+from ridurre.checks import check_indices
 from ridurre.errors import RequestError
-from ridurre.plan import check_indices
 
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 

@@ -70,7 +70,7 @@ class DependencyGraph(ChannelGraph):
                 f"indices. Received: {layer!r} and {idxs!r}."
             )
         request: Mapping[Any, Sequence[int]]
-        request = layer if isinstance(layer, Mapping) else {layer: idxs or []}
+        request = layer if isinstance(layer, Mapping) else {layer: [] if idxs is None else idxs}
         planner = Planner(self)
 
         def execute(plan: PruningPlan, keep_compiled: bool) -> keras.Model:

@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from ridurre.backend import (
     check_model,
     parameters_of,
     random_inputs,
+    recreate,
     run_compiled,
 )
 from ridurre.errors import RequestError
@@ -97,12 +99,7 @@ def model_complexity(
     """
     check_model(model)
     if input_shape is not None:
-        if len(model.inputs) != 1:
-            raise RequestError(
-                f"input_shape describes one input; the model has {len(model.inputs)}. Received: "
-                f"{input_shape}."
-            )
-        model = keras.models.clone_model(model, input_tensors=keras.Input(tuple(input_shape)))
+        model = _with_input_shape(model, input_shape)
     open_size = any(None in t.shape[1:] for t in model.inputs)
     seen: set[int] = set()
     layers = tuple(_layer(call, seen, open_size) for call in Trace(model).calls)
@@ -112,6 +109,31 @@ def model_complexity(
         sum(x.filters for x in layers),
         None if open_size else sum(x.activation_memory or 0 for x in layers),
         layers,
+    )
+
+
+def _with_input_shape(model: keras.Model, input_shape: tuple[int, ...]) -> keras.Model:
+    """A copy of a model for inputs of this size."""
+    if len(model.inputs) != 1:
+        raise RequestError(
+            f"input_shape describes one input; the model has {len(model.inputs)}. Received: "
+            f"{input_shape}."
+        )
+    problem: Any = "its weights would have other shapes"
+    try:
+        new = keras.models.clone_model(
+            model,
+            input_tensors=keras.Input(tuple(input_shape)),
+            clone_function=lambda layer: recreate(layer, {}),
+            recursive=True,
+        )
+        if [v.shape for v in new.variables] == [v.shape for v in model.variables]:
+            return new
+    except (TypeError, ValueError) as error:
+        problem = error
+    raise RequestError(
+        f"input_shape does not fit the model {model.name!r}, whose input is "
+        f"{tuple(model.inputs[0].shape[1:])}: {problem}. Received: {input_shape!r}."
     )
 
 
@@ -159,6 +181,12 @@ def measure_latency(
     if repeats < 1 or batch_size < 1:
         raise RequestError(
             f"Expected positive numbers. Received: repeats={repeats}, batch_size={batch_size}."
+        )
+    check_model(model)
+    if input_shape is None and any(None in t.shape[1:] for t in model.inputs):
+        raise RequestError(
+            f"The model {model.name!r} leaves the size of its input open. Give input_shape, the "
+            "shape of one sample without the batch axis."
         )
     inputs = random_inputs(model, batch_size, input_shape)
     predict = run_compiled(model)

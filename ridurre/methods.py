@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
+from ridurre.checks import check_fraction
 from ridurre.errors import RequestError
-from ridurre.pruning import BasePruning, check_fraction
+from ridurre.pruning import BasePruning
 
 
 def filters_to_keep(filters: int, keep: float) -> int:
@@ -100,7 +102,7 @@ class KMeansFilterPruning(BasePruning):
 
     def check_factor(self, factor: float) -> float:
         """A fraction to keep, in (0, 1]."""
-        if factor == 0:
+        if isinstance(factor, numbers.Real) and factor == 0:
             raise RequestError(
                 "Expected clustering_factor in (0, 1], the fraction of filters that is kept. "
                 "Received: 0."

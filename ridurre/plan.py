@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import parameters_of
+from ridurre.checks import check_indices
 from ridurre.errors import FrozenChannelError, PlanMismatchError, RequestError
 from ridurre.graph import ChannelGraph, Group
 from ridurre.graph.groups import is_box
@@ -156,38 +157,6 @@ class PruningPlan:
         return "\n".join([*lines, f"{self.parameters} parameters will be pruned"])
 
 
-def check_indices(indices: Iterable[int], size: int, what: str) -> np.ndarray:
-    """Channel indices as a sorted array.
-
-    Args:
-        indices: whole numbers, each once.
-        size: number of channels; indices are below it.
-        what: names the layer in messages.
-
-    Raises:
-        RequestError: not whole numbers, out of range, or repeated.
-    """
-    array = np.asarray(list(indices) if not isinstance(indices, np.ndarray) else indices)
-    if array.size == 0:
-        return np.zeros(0, int)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-        raise RequestError(
-            f"Expected a flat list of whole numbers, the channels of {what}. Received: {indices!r}."
-        )
-    wrong = array[(array < 0) | (array >= size)]
-    if wrong.size:
-        raise RequestError(
-            f"Channel index out of range for {what}, which has {size} channels (0 to {size - 1}). "
-            f"Received: {wrong.tolist()}."
-        )
-    unique, counts = np.unique(array, return_counts=True)
-    if len(unique) < len(array):
-        raise RequestError(
-            f"Every channel of {what} can be removed once. Repeated: {unique[counts > 1].tolist()}."
-        )
-    return unique
-
-
 class Planner:
     """Makes plans for one graph."""
 
@@ -209,9 +178,9 @@ class Planner:
         Raises:
             RequestError: see `DependencyGraph.get_pruning_plan`.
         """
-        if not request or all(len(i) == 0 for i in request.values()):
-            raise RequestError("No channel is named: expected at least one index to remove.")
         labels = [self._labels(target, indices) for target, indices in request.items()]
+        if not any(len(part) for part in labels):
+            raise RequestError("No channel is named: expected at least one index to remove.")
         return self.close(np.concatenate(labels))
 
     def close(self, labels: np.ndarray) -> np.ndarray:
@@ -281,6 +250,11 @@ class Planner:
 
     def _labels(self, target: Any, indices: Sequence[int]) -> np.ndarray:
         if isinstance(target, Group):
+            if not any(target is group for group in self.graph.groups):
+                raise RequestError(
+                    f"{target!r} is a group of another graph. Expected one of `graph.groups` of "
+                    "the graph that makes the plan."
+                )
             units = check_indices(indices, target.size, repr(target))
             return np.flatnonzero(np.isin(self.solution.soft, target.components[units]))
         name = self.graph.find(target)

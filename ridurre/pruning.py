@@ -6,20 +6,27 @@ import abc
 import contextlib
 import logging
 import numbers
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from ridurre.checks import (
+    check_callable,
+    check_count,
+    check_fraction,
+    check_indices,
+    check_list,
+)
 from ridurre.dependency import DependencyGraph
 from ridurre.errors import NothingToPruneError, RequestError
 from ridurre.graph.rules.convolution import filter_kernel
 from ridurre.graph.select import Selector
 from ridurre.measure import model_complexity
-from ridurre.plan import check_indices
 from ridurre.voting import merge_votes
 
 logger = logging.getLogger("ridurre")
@@ -82,7 +89,8 @@ class BasePruning(abc.ABC):
         layers: which layers to prune: a name, a regular expression, an index into
             ``model.layers``, a layer, a predicate ``layer -> bool``, or a list of these. Layers
             tied to these shrink along. All by default.
-        protect: layers whose channels must stay, named the same way.
+        protect: layers whose channels must stay, named the same way. Both are looked up once, in
+            the model as it is before the first round.
         seed: of all random choices; None for a different run every time.
         verbose: 1 shows a progress bar over the rounds, 0 nothing.
 
@@ -110,13 +118,13 @@ class BasePruning(abc.ABC):
         seed: int | None = None,
         verbose: int = 0,
     ) -> None:
-        _check_callable("model_compile_fn", model_compile_fn)
+        check_callable("model_compile_fn", model_compile_fn)
         if model_finetune_fn is not None:
-            _check_callable("model_finetune_fn", model_finetune_fn)
-        _check_count("nb_finetune_epochs", nb_finetune_epochs)
-        _check_count("nb_trained_for_epochs", nb_trained_for_epochs)
+            check_callable("model_finetune_fn", model_finetune_fn)
+        check_count("nb_finetune_epochs", nb_finetune_epochs)
+        check_count("nb_trained_for_epochs", nb_trained_for_epochs)
         if maximum_prune_iterations is not None:
-            _check_count("maximum_prune_iterations", maximum_prune_iterations)
+            check_count("maximum_prune_iterations", maximum_prune_iterations)
         if maximum_pruning_percent is not None:
             check_fraction("maximum_pruning_percent", maximum_pruning_percent)
         self.pruning_factor = self.check_factor(pruning_factor)
@@ -170,13 +178,15 @@ class BasePruning(abc.ABC):
         Raises:
             RequestError: not one bound more than factors, or bounds that do not increase.
         """
-        bounds, factors = list(channel_number_bins), list(pruning_factors_for_bins)
+        bounds = check_list("channel_number_bins", channel_number_bins)
+        factors = check_list("pruning_factors_for_bins", pruning_factors_for_bins)
         if len(bounds) != len(factors) + 1:
             raise RequestError(
                 "Expected one channel number more than pruning factors (the bounds of the bins). "
                 f"Received: {len(bounds)} channel numbers and {len(factors)} factors."
             )
-        if any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
+        numeric = all(isinstance(b, numbers.Real) for b in bounds)
+        if not numeric or not all(a < b for a, b in zip(bounds, bounds[1:], strict=False)):
             raise RequestError(f"Expected increasing channel numbers. Received: {bounds}.")
         factors = [self.check_factor(f) for f in factors]
         self._bins = list(zip(bounds, bounds[1:], factors, strict=False))
@@ -207,7 +217,15 @@ class BasePruning(abc.ABC):
             RequestError: the method returned something that is no list of filters, or a layer's
                 weights are not finite.
         """
-        with keras.saving.custom_object_scope(custom_objects_inside_model or {}):
+        custom = custom_objects_inside_model or {}
+        if prune_factor_scheduler_fn is not None:
+            check_callable("prune_factor_scheduler_fn", prune_factor_scheduler_fn)
+        if not isinstance(custom, Mapping):
+            raise RequestError(
+                "Expected custom_objects_inside_model to be a dictionary, name → class. "
+                f"Received: {custom!r}."
+            )
+        with keras.saving.custom_object_scope(custom):
             return self._run(model, prune_factor_scheduler_fn)
 
     def _run(
@@ -216,7 +234,9 @@ class BasePruning(abc.ABC):
         self.model, self.history = model, []
         before = self._require_prunable(model)
         rounds = self._maximum_iterations
-        bar = keras.utils.Progbar(rounds, verbose=self._verbose, unit_name="round")
+        bar = keras.utils.Progbar(
+            rounds, verbose=self._verbose, unit_name="round", stateful_metrics=["filters"]
+        )
         step = 0
         while rounds is None or step < rounds:
             start = time.perf_counter()
@@ -244,7 +264,7 @@ class BasePruning(abc.ABC):
 
     def _prune(self, model: keras.Model, factor: float) -> keras.Model | None:
         """One round's smaller model; None if nothing is to be removed."""
-        graph = DependencyGraph(model, protect=self._protect)
+        graph = DependencyGraph(model, protect=self._protected)
         votes = {name: self._ask(graph, name, factor) for name in self._prunable(graph)}
         chosen = merge_votes(graph, votes)
         if not chosen:
@@ -255,13 +275,19 @@ class BasePruning(abc.ABC):
 
     def _prunable(self, graph: DependencyGraph) -> list[str]:
         """Selected convolutions that have a channel to lose."""
-        names = list(graph.layers) if self._layers is None else graph.select(self._layers)
         made = {name for group in graph.groups for name in group.producers}
-        return [n for n in names if n in made and filter_kernel(graph.layers[n]) is not None]
+        chosen = {id(graph.layers[name]) for name in self._chosen}  # a layer may have two names
+        names = [n for n, layer in graph.layers.items() if n in made and id(layer) in chosen]
+        return [n for n in names if filter_kernel(graph.layers[n]) is not None]
 
     def _require_prunable(self, model: keras.Model) -> int:
         """Number of filters of the original; raises if none of them can be removed."""
         graph = DependencyGraph(model, protect=self._protect)
+        # Layers are new ones after every round; their names stay.
+        everything = list(graph.layers)
+        self._chosen = everything if self._layers is None else graph.select(self._layers)
+        protected = [] if self._protect is None else graph.select(self._protect)
+        self._protected = [re.compile(f"^{re.escape(name)}$") for name in protected]
         if not self._prunable(graph):
             raise NothingToPruneError(
                 f"The model {model.name!r} has no convolution whose filters can be pruned"
@@ -285,17 +311,15 @@ class BasePruning(abc.ABC):
         count = kernel.shape[-1]
         answer = self.run_pruning_for_conv2d_layer(self._binned(factor, count), layer, kernel)
         what = f"layer {name!r} (as returned by run_pruning_for_conv2d_layer)"
-        try:
-            indices = check_indices(answer, count, what)
-        except TypeError as error:
-            raise RequestError(
-                f"Expected a list of the channels of {what}. Received: {answer!r}."
-            ) from error
+        indices = check_indices(answer, count, what)
         if len(indices) == count:
             raise RequestError(
                 f"run_pruning_for_conv2d_layer returned all {count} filters of layer {name!r}; at "
                 "least one has to stay."
             )
+        fixed = indices[~graph.removable(name)[indices]]
+        if fixed.size:
+            logger.info("Channels %s of %s have to stay, whatever its vote.", fixed.tolist(), name)
         return indices.tolist()
 
     def _binned(self, factor: float, filters: int) -> float:
@@ -330,34 +354,10 @@ class BasePruning(abc.ABC):
             filters=size.filters,
             parameters=size.parameters,
             macs=size.macs,
-            pruned_fraction=1 - size.filters / before,
+            pruned_fraction=(before - size.filters) / before,
             epochs=self._epochs,
             seconds=seconds,
         )
         self.history.append(record)
         logger.info("%s", record)
         return record
-
-
-def check_fraction(name: str, value: Any, *, below_one: bool = False) -> float:
-    """A number from 0 to 1 (or below 1).
-
-    Raises:
-        RequestError: it is not.
-    """
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not good or not 0 <= value <= 1 or (below_one and value == 1):
-        raise RequestError(
-            f"Expected {name} in [0, 1{')' if below_one else ']'}. Received: {value!r}."
-        )
-    return float(value)
-
-
-def _check_count(name: str, value: Any) -> None:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 0:
-        raise RequestError(f"Expected {name} to be a whole number from 0. Received: {value!r}.")
-
-
-def _check_callable(name: str, value: Any) -> None:
-    if not callable(value):
-        raise RequestError(f"Expected {name} to be a function. Received: {value!r}.")

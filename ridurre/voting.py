@@ -23,7 +23,8 @@ def merge_votes(graph: ChannelGraph, votes: Mapping[str, Iterable[int]]) -> dict
        over all parameters that the coupled channel owns; then the lower index.
 
     Where a unit holds several channels of one layer (grouped convolutions), a layer's vote for the
-    unit is the fraction of them it voted for.
+    unit is the fraction of them it voted for. Votes for channels that have to stay (outputs of the
+    model, protected ones) count for nothing.
 
     Args:
         graph: of the model.

@@ -33,7 +33,7 @@ LEVELS = (
     {"criteria", "measure", "surgery", "cut", "verification"},
     {"plan"},
     {"graph"},
-    {"backend"},
+    {"backend", "checks"},
     {"errors"},
 )
 LEVEL = {name: row for row, names in enumerate(LEVELS) for name in names}

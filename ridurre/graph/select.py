@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -66,18 +67,18 @@ def select_layers(
 def _chosen(model: keras.Model, layers: Mapping[str, keras.Layer], one: Any) -> Iterable[str]:
     if isinstance(one, bool):
         raise RequestError(f"Expected a name, pattern, index, layer or predicate. Received: {one}.")
-    if isinstance(one, int):
-        count = len(model.layers)
-        if not -count <= one < count:
+    if isinstance(one, numbers.Integral):
+        index, count = int(one), len(model.layers)
+        if not -count <= index < count:
             raise UnknownLayerError(f"Layer index {one} is out of range: there are {count} layers.")
-        return _within(layers, model.layers[one])
+        return _within(layers, model.layers[index])
     if isinstance(one, keras.Layer):
         return _within(layers, one)
     if isinstance(one, re.Pattern):
         return _matching(layers, one)
     if isinstance(one, str):
         return _named(layers, one)
-    if callable(one):
+    if callable(one) and not isinstance(one, type):
         return [name for name, layer in layers.items() if one(layer)]
     raise RequestError(
         "Expected a name, pattern, index, layer, predicate, or a list of these. "

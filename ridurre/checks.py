@@ -1,0 +1,76 @@
+"""Checks of arguments: what was expected, what was received."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ridurre.errors import RequestError
+
+
+def check_indices(indices: Iterable[int], size: int, what: str) -> np.ndarray:
+    """Channel indices as a sorted array.
+
+    Args:
+        indices: whole numbers, each once.
+        size: number of channels; indices are below it.
+        what: names the layer in messages.
+
+    Raises:
+        RequestError: not whole numbers, out of range, or repeated.
+    """
+    try:
+        array = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
+    except (TypeError, ValueError):  # not iterable, or a list of lists of different lengths
+        array = np.zeros((), object)
+    if array.size == 0:
+        return np.zeros(0, int)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise RequestError(
+            f"Expected a flat list of whole numbers, the channels of {what}. Received: {indices!r}."
+        )
+    wrong = array[(array < 0) | (array >= size)]
+    if wrong.size:
+        raise RequestError(
+            f"Channel index out of range for {what}, which has {size} channels (0 to {size - 1}). "
+            f"Received: {wrong.tolist()}."
+        )
+    unique, counts = np.unique(array, return_counts=True)
+    if len(unique) < len(array):
+        raise RequestError(
+            f"Every channel of {what} can be removed once. Repeated: {unique[counts > 1].tolist()}."
+        )
+    return unique
+
+
+def check_fraction(name: str, value: Any, *, below_one: bool = False) -> float:
+    """A number from 0 to 1 (or below 1); raises `RequestError`."""
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not good or not 0 <= value <= 1 or (below_one and value == 1):
+        raise RequestError(
+            f"Expected {name} in [0, 1{')' if below_one else ']'}. Received: {value!r}."
+        )
+    return float(value)
+
+
+def check_count(name: str, value: Any) -> None:
+    """A whole number from 0; raises `RequestError`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 0:
+        raise RequestError(f"Expected {name} to be a whole number from 0. Received: {value!r}.")
+
+
+def check_list(name: str, value: Any) -> list[Any]:
+    """Anything that can be made a list; raises `RequestError`."""
+    try:
+        return list(value)
+    except TypeError as error:
+        raise RequestError(f"Expected {name} to be a list. Received: {value!r}.") from error
+
+
+def check_callable(name: str, value: Any) -> None:
+    """A function; raises `RequestError`."""
+    if not callable(value):
+        raise RequestError(f"Expected {name} to be a function. Received: {value!r}.")
