@@ -14,6 +14,7 @@ import pytest
 import ridurre
 from ridurre.testing import check_model, randomise, snapshot
 
+pytestmark = pytest.mark.core
 layers, ops = keras.layers, keras.ops
 
 
