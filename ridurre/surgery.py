@@ -25,6 +25,7 @@ from ridurre.backend import (
 )
 from ridurre.errors import RuleError
 from ridurre.graph import ChannelGraph, Labels
+from ridurre.graph.labels import varying
 from ridurre.graph.rules import Call, rule_for
 from ridurre.plan import Planner, PruningPlan
 
@@ -145,7 +146,21 @@ class _Rebuilder:
             return self.model(node.operation)(*args, **kwargs)
         call = self._first(node)
         new = self._operation(node)
-        return rule_for(node.operation).replay(call, self.kept, new, args, kwargs)
+        outputs = rule_for(node.operation).replay(call, self.kept, new, args, kwargs)
+        self._check_outputs(call, keras.tree.flatten(outputs))
+        return outputs
+
+    def _check_outputs(self, call: Call, outputs: list[keras.KerasTensor]) -> None:
+        """A rule that promised other sizes is named here, and not the layers that read them."""
+        for value, output in zip(call.outputs, outputs, strict=True):
+            for axis in varying(value.labels):
+                size = self.kept.count(value.labels, axis)
+                if output.shape[axis] not in (None, size):
+                    raise RuleError(
+                        f"{type(rule_for(call.operation)).__name__} is wrong about {call.name!r} "
+                        f"({call.kind}): by its `flow`, {size} positions of axis {axis} of the "
+                        f"output should be left; the rebuilt one has {output.shape[axis]}."
+                    )
 
     def _first(self, node: Any) -> Call:
         return self.trace.first_call[id(node.outputs[0])]

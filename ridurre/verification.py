@@ -100,7 +100,11 @@ def _difference(expected: np.ndarray, received: np.ndarray) -> float:
             f"Outputs have different shapes: expected {expected.shape}, received {received.shape}."
         )
     a, b = (x.astype("float64") for x in (expected, received))
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise VerificationError("The outputs are not finite, so they cannot be compared.")
+    for name, values in (("original with its removed slices zeroed", a), ("pruned model", b)):
+        if not np.isfinite(values).all():
+            raise VerificationError(
+                f"Outputs of the {name} are not finite and cannot be compared. A function that "
+                "is infinite at zero (1 / x, log) or weights that are not finite would do that."
+            )
     scale = float(np.abs(a).max(initial=0.0))
     return float(np.abs(a - b).max(initial=0.0)) / max(scale, 1e-12)
