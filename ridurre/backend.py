@@ -295,7 +295,7 @@ def random_inputs(
         shape = (tensor.shape[0] or batch_size, *sample)
         if "int" in tensor.dtype or tensor.dtype == "bool":
             return rng.integers(0, 2, shape).astype(tensor.dtype)
-        return keras.ops.cast(rng.normal(size=shape).astype("float32"), tensor.dtype)
+        return to_numpy(keras.ops.cast(rng.normal(size=shape).astype("float32"), tensor.dtype))
 
     structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     return keras.tree.map_structure(one, structure)

@@ -16,12 +16,15 @@ L = keras.layers
 
 
 def combine(values: Sequence[Value], space: LabelSpace) -> Labels:
-    """Tie tensors of one rank element by element, with broadcasting."""
+    """Tie tensors of one rank element by element, with broadcasting.
+
+    A tensor of size 1 wherever labels vary (a mask over positions, say) goes with none of them.
+    """
     shape = np.broadcast_shapes(*(v.labels.shape for v in values))
+    varied = [a for a, n in enumerate(shape) if n > 1]
     parts = []
     for value in values:
-        spread = any(n > 1 and value.shape[a] == 1 for a, n in enumerate(shape))
-        if spread:
+        if varied and all(value.shape[a] == 1 for a in varied):
             space.freeze(value.labels, Reason.BROADCAST)
         else:
             parts.append(value.labels)
