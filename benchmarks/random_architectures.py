@@ -18,8 +18,8 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path[:0] = [str(Path(__file__).parents[1] / part) for part in ("tests", ".")]
 
-import architectures  # noqa: E402 - found through the lines above
-from architectures import Failed, Outcome, describe, random_program, smallest  # noqa: E402
+from architectures import STEPS, Program, describe, random_program  # noqa: E402 - found above
+from random_checks import Failed, Outcome, run, smallest  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     options = arguments()
     warnings.simplefilter("ignore")
-    total, failures, start = Outcome(), [], time.perf_counter()
+    total, failures, rounded, start = Outcome(), [], [], time.perf_counter()
     for index in range(options.examples):
         passed = time.perf_counter() - start
         if passed > options.seconds or len(failures) >= options.most_failures:
@@ -46,13 +46,17 @@ def main() -> int:
         if options.show:
             print(describe(program))
         try:
-            total.add(architectures.run(program))
+            outcome = run(program)
+            total.add(outcome)
+            rounded += [seed] * outcome.rounded
         except Failed as failure:
             failures.append(seed)
             report(seed, program, failure)
         if index % 10 == 9:
             progress(total, failures, time.perf_counter() - start)
     summary(total, failures, time.perf_counter() - start)
+    if rounded:
+        print(f"  seeds that agree in another batch or in float64: {rounded}")
     return bool(failures)
 
 
@@ -67,7 +71,7 @@ def progress(total: Outcome, failures: list[int], passed: float) -> None:
     )
 
 
-def report(seed: int, program: architectures.Program, failure: Failed) -> None:
+def report(seed: int, program: Program, failure: Failed) -> None:
     print(f"\n--- seed {seed}: {str(failure)[:1500]}")
     program, failure = smallest(program, failure)
     print(f"--- smallest: {str(failure)[:1500]}\n{describe(program)}", flush=True)
@@ -79,9 +83,9 @@ def summary(total: Outcome, failures: list[int], passed: float) -> None:
     for name, value in vars(total).items():
         if name != "steps":
             print(f"  {name:12} {value}")
-    counts = sorted((total.steps or {}).items(), key=lambda item: -item[1])
+    counts = sorted(total.steps.items(), key=lambda item: -item[1])
     print("  steps: " + ", ".join(f"{name} {count}" for name, count in counts))
-    never = architectures.STEPS.keys() - dict(counts).keys()
+    never = STEPS.keys() - dict(counts).keys()
     if never:
         print(f"  never taken: {', '.join(sorted(never))}")
     if failures:

@@ -1,8 +1,9 @@
 """Train a small network, prune it step by step with ridurre, and compare before and after.
 
-    python example/prune_cnn.py                                  # digits: no network, no GPU
-    python example/prune_cnn.py --dataset cifar10 --model vgg
-    python example/prune_cnn.py --data cifar10.npz --method random --factor 0.15
+    python example/prune_cnn.py                                   # digits, a minute or two
+    python example/prune_cnn.py --model vgg --method random --factor 0.15
+    python example/prune_cnn.py --data cifar10.npz --train-limit 10000 --epochs 10
+    python example/prune_cnn.py --dataset cifar10                 # takes hours without a GPU
 
 The output folder gets the trained and the pruned model (.keras), a plot of accuracy and size over
 the pruning steps (history.png) and the same figures as text (history.json).
@@ -232,11 +233,13 @@ def plot(steps: Sequence[Step], title: str, file: Path) -> None:
     """Draws validation accuracy above, and filters, parameters and MACs below, over the steps."""
     x = [step.step for step in steps]
     figure, (top, bottom) = plt.subplots(2, sharex=True, figsize=(7, 6), layout="constrained")
-    top.plot(x, [100 * step.validation_accuracy for step in steps], "o-", color="black")
+    accuracies = [100 * step.validation_accuracy for step in steps]
+    top.plot(x, accuracies, "o-", color="black")
     top.set(title=title, ylabel="validation accuracy (%)")
     lowest, highest = top.get_ylim()
     # A range of a point or less would make a single image look like a slump.
-    top.set_ylim(min(lowest, highest - 5), highest)
+    best = max(accuracies)
+    top.set_ylim(min(lowest, best - 5), max(highest, best + 0.5))
     for name, label, marker in (
         ("filters", "filters (Conv2D)", "o"),
         ("parameters", "parameters", "s"),
@@ -343,7 +346,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--finetune-epochs",
         type=at_least(1),
-        default=16,
+        default=20,
         help="epochs of training after each pruning step (default: %(default)s)",
     )
     add("--batch-size", type=at_least(1), default=64, help="default: %(default)s")
