@@ -20,23 +20,18 @@ def filters_to_keep(filters: int, keep: float) -> int:
     return max(1, math.ceil(round(filters * keep, 9)))
 
 
-class ClassicPruning(BasePruning):
-    """The arguments of the classic methods, in their order and with their defaults.
+class RandomFilterPruning(BasePruning):
+    """Remove random filters, the same fraction of every layer; the baseline to beat.
 
     Args:
-        pruning_factor: see the method.
-        model_compile_fn: see `BasePruning`, as for all others.
-        model_finetune_fn: trains the smaller model.
-        nb_finetune_epochs: epochs of fine-tuning per round.
-        maximum_prune_iterations: number of rounds at most.
-        maximum_pruning_percent: fraction of the filters; more than that ends the loop.
-        nb_trained_for_epochs: epochs that the model was trained for before.
-        **options: the keyword-only arguments of `BasePruning`.
+        removal_factor: fraction of each layer's filters that is **removed** per round, in [0, 1).
+        model_compile_fn, model_finetune_fn, nb_finetune_epochs, maximum_prune_iterations,
+        maximum_pruning_percent, nb_trained_for_epochs, **options: see `BasePruning`.
     """
 
     def __init__(
         self,
-        pruning_factor: float,
+        removal_factor: float,
         model_compile_fn: Callable[[keras.Model], Any],
         model_finetune_fn: Callable[[keras.Model, int, int], Any] | None,
         nb_finetune_epochs: int,
@@ -46,7 +41,7 @@ class ClassicPruning(BasePruning):
         **options: Any,
     ) -> None:
         super().__init__(
-            pruning_factor,
+            removal_factor,
             model_compile_fn,
             model_finetune_fn,
             nb_finetune_epochs,
@@ -55,19 +50,6 @@ class ClassicPruning(BasePruning):
             maximum_pruning_percent,
             **options,
         )
-
-
-class RandomFilterPruning(ClassicPruning):
-    """Remove random filters, the same fraction of every layer; the baseline to beat.
-
-    Args:
-        removal_factor: fraction of each layer's filters that is **removed** per round, in [0, 1).
-        *classic: see `ClassicPruning`.
-        **options: see `ClassicPruning`.
-    """
-
-    def __init__(self, removal_factor: float, *classic: Any, **options: Any) -> None:
-        super().__init__(removal_factor, *classic, **options)
 
     def check_factor(self, factor: float) -> float:
         """A fraction to remove, in [0, 1)."""
@@ -82,7 +64,7 @@ class RandomFilterPruning(ClassicPruning):
         return self.rng.permutation(filters)[:count].tolist()
 
 
-class KMeansFilterPruning(ClassicPruning):
+class KMeansFilterPruning(BasePruning):
     """Cluster each layer's filters with k-means and keep the one nearest to each centre.
 
     Similar filters are redundant: one of them can stand for all (Son et al., "Clustering
@@ -92,12 +74,31 @@ class KMeansFilterPruning(ClassicPruning):
     Args:
         clustering_factor: number of clusters as a fraction of each layer's filters, that is, the
             fraction that is **kept** per round, in (0, 1].
-        *classic: see `ClassicPruning`.
-        **options: see `ClassicPruning`.
+        model_compile_fn, model_finetune_fn, nb_finetune_epochs, maximum_prune_iterations,
+        maximum_pruning_percent, nb_trained_for_epochs, **options: see `BasePruning`.
     """
 
-    def __init__(self, clustering_factor: float, *classic: Any, **options: Any) -> None:
-        super().__init__(clustering_factor, *classic, **options)
+    def __init__(
+        self,
+        clustering_factor: float,
+        model_compile_fn: Callable[[keras.Model], Any],
+        model_finetune_fn: Callable[[keras.Model, int, int], Any] | None,
+        nb_finetune_epochs: int,
+        maximum_prune_iterations: int | None = None,
+        maximum_pruning_percent: float | None = 0.9,
+        nb_trained_for_epochs: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            clustering_factor,
+            model_compile_fn,
+            model_finetune_fn,
+            nb_finetune_epochs,
+            nb_trained_for_epochs,
+            maximum_prune_iterations,
+            maximum_pruning_percent,
+            **options,
+        )
 
     def check_factor(self, factor: float) -> float:
         """A fraction to keep, in (0, 1]."""
