@@ -45,6 +45,11 @@ def examine(name: str, top: bool, size: int | None) -> dict[str, Any]:
         weights=None, include_top=top, input_shape=(size, size, 3), **arguments
     )
     randomise(model)
+    inputs = np.random.default_rng(0).normal(size=(1, 96, 96, 3)).astype("float32")
+    try:
+        model(inputs, training=False)
+    except Exception as error:
+        return {"unable": f"the original does not run: {type(error).__name__}"}
     start = time.perf_counter()
     graph = ridurre.DependencyGraph(model)
     labelled = time.perf_counter()
@@ -55,7 +60,6 @@ def examine(name: str, top: bool, size: int | None) -> dict[str, Any]:
     planned = time.perf_counter()
     smaller = plan.exec()
     rebuilt = time.perf_counter()
-    inputs = rng.normal(size=(1, 96, 96, 3)).astype("float32")
     result = {
         "label": labelled - start,
         "plan": planned - begun,
@@ -124,6 +128,9 @@ def row(name: str, results: dict[str, dict[str, Any]]) -> list[str]:
         if "error" in result:
             cells.append(result["error"][:80])
             continue
+        if "unable" in result:
+            cells.append(result["unable"])
+            continue
         note = f" ({result['inexact']} normalisers)" if result["inexact"] else ""
         note += f" barriers: {', '.join(result['barriers'])}" if result["barriers"] else ""
         note += "" if result.get("finite", True) else " NOT FINITE"
@@ -155,7 +162,7 @@ def main() -> None:
                 except common.WorkerError as error:
                     results[kind] = {"error": str(error).splitlines()[0]}
         rows.append(row(name, results))
-        failures += any("error" in r or r["difference"] > 1e-4 for r in results.values())
+        failures += any("error" in r or r.get("difference", 0) > 1e-4 for r in results.values())
         common.say(" | ".join(rows[-1]))
     header = [
         "architecture", "layers", "groups", "prunable [%]", "parameters left [%]", "label [ms]",

@@ -18,10 +18,15 @@ L = keras.layers
 def combine(values: Sequence[Value], space: LabelSpace) -> Labels:
     """Tie tensors of one rank element by element, with broadcasting.
 
-    A tensor of size 1 wherever labels vary (a mask over positions, say) goes with none of them.
+    A tensor of size 1 wherever labels vary (a mask over positions, say) goes with none of them. An
+    outer product has positions that go with either factor, which labels cannot say: all stay.
     """
     shape = np.broadcast_shapes(*(v.labels.shape for v in values))
     varied = [a for a, n in enumerate(shape) if n > 1]
+    if not any(all(v.shape[a] != 1 for a in varied) for v in values):
+        for value in values:
+            space.freeze(value.labels, Reason.BROADCAST)
+        return np.zeros((1,) * len(shape), int)
     parts = []
     for value in values:
         if varied and all(value.shape[a] == 1 for a in varied):
