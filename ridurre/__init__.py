@@ -1,5 +1,6 @@
 """ridurre: give it a Keras model, get a smaller one that computes the same without what it lost."""
 
+from ridurre import testing
 from ridurre.cut import prune_batchnorm, prune_conv, prune_related_conv
 from ridurre.dependency import DependencyGraph
 from ridurre.errors import RidurreError, RidurreWarning
@@ -31,6 +32,7 @@ __all__ = [
     "prune_conv",
     "prune_related_conv",
     "register_rule",
+    "testing",
     "unregister_rule",
     "verify",
 ]
