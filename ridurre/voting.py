@@ -67,10 +67,10 @@ def group_l1(graph: ChannelGraph, group: Group) -> np.ndarray:
     for member in group.members:
         weight = member.weight
         if _is_parameter(graph.layers[weight.layer], weight.variable):
-            value = np.abs(to_numpy(weight.variable).astype("float64"))
+            value = np.abs(to_numpy(weight.variable))
             others = tuple(a for a in range(value.ndim) if a != weight.axis)
             inside = member.units >= 0
-            np.add.at(norms, member.units[inside], value.sum(axis=others)[inside])
+            np.add.at(norms, member.units[inside], value.sum(others, "float64")[inside])
     return norms
 
 
