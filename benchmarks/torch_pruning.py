@@ -12,6 +12,7 @@ Goals: the graph at least 10 times as fast, the whole cut no slower.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import venv
@@ -24,6 +25,8 @@ from common import HERE, Worker, here_and_now, ratio, say, table, write
 MODELS = ("ResNet50", "VGG16", "MobileNetV2", "DenseNet121", "EfficientNetB0")
 PACKAGES = ("torch==2.13.0", "torch-pruning==1.6.1", "numpy")
 TOOLS = ("Torch-Pruning", "ridurre")
+#: What PyTorch and TensorFlow read their number of threads from.
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 def python_of(env: Path) -> Path:
@@ -38,8 +41,9 @@ def python_of(env: Path) -> Path:
     return python
 
 
-def start(tool: str, python: Path, model: str) -> tuple[Worker, dict[str, Any]]:
+def start(tool: str, python: Path, model: str, threads: int) -> tuple[Worker, dict[str, Any]]:
     """A worker of a tool with a model, and what it says about it."""
+    os.environ |= dict.fromkeys(THREADS, str(threads))
     if tool == "ridurre":
         command = [sys.executable, str(HERE / "keras_worker.py")]
     else:  # this folder stands last, or this file would be taken for the package of its name
@@ -49,14 +53,14 @@ def start(tool: str, python: Path, model: str) -> tuple[Worker, dict[str, Any]]:
     return worker, worker.call("build", name=model)
 
 
-def times_of(python: Path, model: str, repeats: int) -> dict[str, Any]:
+def times_of(python: Path, model: str, repeats: int, threads: int) -> dict[str, Any]:
     """Times of both tools in turns, and what they are measured on."""
     workers, facts = {}, {}
     for tool in TOOLS:
-        workers[tool], facts[tool] = start(tool, python, model)
+        workers[tool], facts[tool] = start(tool, python, model, threads)
     found: dict[str, Any] = {
         "facts": facts,
-        **{tool: {"graph": [], "groups": [], "whole": [], "left": 0} for tool in TOOLS},
+        **{tool: {"graph": [], "groups": [], "whole": [], "first": {}} for tool in TOOLS},
     }
     try:
         for i in range(repeats + 1):  # the first turn warms up
@@ -67,8 +71,11 @@ def times_of(python: Path, model: str, repeats: int) -> dict[str, Any]:
                 whole = worker.call("whole")
                 seconds["whole"] = whole["seconds"]
                 found[tool]["left"] = whole["parameters"]
-                for key, value in seconds.items() if i else ():
-                    found[tool][key].append(value)
+                for key, value in seconds.items():
+                    if i:
+                        found[tool][key].append(value)
+                    else:
+                        found[tool]["first"][key] = value
                 say(f"{model} {i}/{repeats} {tool}: {seconds}")
     finally:
         for worker in workers.values():
@@ -76,12 +83,12 @@ def times_of(python: Path, model: str, repeats: int) -> dict[str, Any]:
     return found
 
 
-def memory_of(python: Path, model: str, repeats: int) -> dict[str, list[float]]:
+def memory_of(python: Path, model: str, repeats: int, threads: int) -> dict[str, list[float]]:
     """Peak memory in MB of the whole cut, each time in a new process."""
     peaks: dict[str, list[float]] = {tool: [] for tool in TOOLS}
     for i in range(repeats):
         for tool in TOOLS:
-            worker, _ = start(tool, python, model)
+            worker, _ = start(tool, python, model, threads)
             with worker:
                 peaks[tool].append(worker.call("whole")["peak"])
             say(f"{model} memory {i + 1}/{repeats} {tool}: {peaks[tool][-1]:.0f} MB")
@@ -103,6 +110,15 @@ def row_of(model: str, times: dict[str, Any], peaks: dict[str, list[float]]) -> 
     return [*row, f"{a:.0f}", f"{b:.0f}", f"**{a / b:.1f}**"]
 
 
+def first_row(model: str, times: dict[str, Any]) -> list[Any]:
+    """The first calls in a new process, with whatever is loaded and compiled then."""
+    row: list[Any] = [model]
+    for key in ("graph", "whole"):
+        a, b = (times[tool]["first"][key] for tool in TOOLS)
+        row += [f"{1000 * a:.0f}", f"{1000 * b:.0f}", f"{a / b:.1f}"]
+    return row
+
+
 def size_row(model: str, times: dict[str, Any]) -> list[Any]:
     """What both tools started from and what they left."""
     row: list[Any] = [model]
@@ -117,6 +133,12 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, metavar="NAME")
     parser.add_argument("--repeats", type=int, default=7, help="turns (default: %(default)s)")
     parser.add_argument(
+        "--memory-repeats", type=int, default=3, help="new processes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of each tool (default: %(default)s)"
+    )
+    parser.add_argument(
         "--env",
         type=Path,
         default=Path.home() / ".cache" / "ridurre-bench",
@@ -124,14 +146,16 @@ def main() -> None:
     )
     options = parser.parse_args()
     python = python_of(options.env)
-    rows, sizes, versions = [], [], []
+    rows, firsts, sizes, versions = [], [], [], []
     for model in options.models:
-        times = times_of(python, model, options.repeats)
+        times = times_of(python, model, options.repeats, options.threads)
         counts = [times["facts"][t]["parameters"] for t in TOOLS]
         if abs(counts[0] - counts[1]) > 0.01 * counts[1]:
             raise SystemExit(f"{model}: the two models are not the same ({counts} parameters)")
         versions = [v for t in TOOLS for v in times["facts"][t]["versions"]]
-        rows.append(row_of(model, times, memory_of(python, model, options.repeats)))
+        peaks = memory_of(python, model, options.memory_repeats, options.threads)
+        rows.append(row_of(model, times, peaks))
+        firsts.append(first_row(model, times))
         sizes.append(size_row(model, times))
         say(" | ".join(map(str, rows[-1])))
     header = (
@@ -146,8 +170,8 @@ def main() -> None:
         "ridurre next to Torch-Pruning",
         here_and_now() + " " + ", ".join(versions) + ".",
         f"Wall times, medians of {options.repeats} turns after one to warm up; each tool in a "
-        "process of its own, the two take turns; ratios are medians over neighbouring turns. "
-        "Input 224×224, float32, random weights.",
+        f"process of its own with {options.threads} thread(s), the two take turns; "
+        "ratios are medians over neighbouring turns. Input 224×224, float32, random weights.",
         "- *graph*: `tp.DependencyGraph().build_dependency(model, example_inputs)` against "
         "`ridurre.DependencyGraph(model)`; *with groups listed*: against the same with its "
         "`groups`, which Torch-Pruning's figure does not contain.\n"
@@ -160,6 +184,19 @@ def main() -> None:
         "- *peak memory*: growth of the resident set during the whole cut, in a new process each "
         "time (what is loaded at the first use counts).",
         results,
+        "First calls of a new process (one measurement each):",
+        table(
+            (
+                "model",
+                "graph: TP [ms]",
+                "ridurre [ms]",
+                "times faster",
+                "whole cut: TP [ms]",
+                "ridurre [ms]",
+                "times faster",
+            ),
+            firsts,
+        ),
         "Trainable parameters before and after:",
         table(("model", "TP before", "after", "ridurre before", "after"), sizes),
         "Goals: graph at least 10 times as fast, the whole cut no slower.",

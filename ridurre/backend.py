@@ -267,6 +267,21 @@ def to_numpy(value: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 
+def view_of(variable: keras.Variable) -> np.ndarray:
+    """A variable's value to look at and not to write into: no copy is made where that can be."""
+    if keras.backend.backend() == "tensorflow":
+        try:
+            return np.asarray(memoryview(variable.value.value()))
+        except (TypeError, ValueError, BufferError):
+            pass  # bfloat16 has no buffer
+    return to_numpy(variable)
+
+
+def shape_of(variable: keras.Variable) -> tuple[int, ...]:
+    """A variable's shape; TensorFlow's own property builds new objects at every look."""
+    return variable._shape
+
+
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:
     """All layers inside a layer or model, at every depth, outer ones first."""
     return list(layer._flatten_layers(include_self=False, recursive=True))

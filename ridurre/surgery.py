@@ -22,6 +22,7 @@ from ridurre.backend import (
     own_variables,
     recreate,
     to_numpy,
+    view_of,
 )
 from ridurre.errors import RuleError
 from ridurre.graph import ChannelGraph, Labels
@@ -230,7 +231,7 @@ class _Rebuilder:
 
     def _cut(self, variable: keras.Variable, value: np.ndarray | None = None) -> np.ndarray:
         """What is kept of a weight, or of an array of its shape."""
-        value = to_numpy(variable) if value is None else value
+        value = view_of(variable) if value is None else value
         for axis in range(value.ndim):
             kept = self.kept.kept(variable, axis)
             if kept is not None and not kept.all():

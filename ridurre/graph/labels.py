@@ -17,6 +17,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from ridurre.backend import shape_of
+
 Labels = np.ndarray
 FIXED = 0
 
@@ -154,10 +156,11 @@ class LabelSpace:
 
     def produce(self, variable: keras.Variable, axis: int) -> Labels:
         """Labels of the channels that a weight makes along `axis`: new at first, then the same."""
-        axis %= len(variable.shape)
+        shape = shape_of(variable)
+        axis %= len(shape)
         key = (id(variable), axis)
         if key not in self._produced:
-            self._produced[key] = self.fresh(variable.shape[axis])
+            self._produced[key] = self.fresh(shape[axis])
         labels = self._produced[key]
         self.own(variable, axis, labels, "out")
         return labels
@@ -181,10 +184,13 @@ class LabelSpace:
         """
         if variable is None:
             return
-        axis %= len(variable.shape)
-        size = variable.shape[axis]
-        labels = labels.reshape(len(labels), -1)
-        labels = np.broadcast_to(labels, (size, labels.shape[1]))
+        shape = shape_of(variable)
+        axis %= len(shape)
+        size = shape[axis]
+        if labels.ndim != 2:
+            labels = labels.reshape(len(labels), -1)
+        if len(labels) != size:
+            labels = np.broadcast_to(labels, (size, labels.shape[1]))
         known = self.weights.get((id(variable), axis))
         if known is None:
             entry = WeightAxis(variable, axis, labels, role, *self._where)
@@ -198,6 +204,8 @@ class LabelSpace:
 
 def along(labels: Labels, axis: int) -> Labels:
     """Labels by position of one axis: ``(size, k)``."""
+    if labels.size == labels.shape[axis]:
+        return labels.reshape(-1, 1)
     moved = np.moveaxis(labels, axis, 0)
     return moved.reshape(moved.shape[0], -1)
 

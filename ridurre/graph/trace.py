@@ -57,8 +57,11 @@ class Trace:
                 results = self._run(node.operation, tensors, name + "/")
                 self._tie_nested(node.operation, tensors + results, name)
             else:
-                leaves = keras.tree.flatten((args, kwargs))
-                tensors = [v for v in leaves if isinstance(v, Value)]
+                if not kwargs and len(args) == 1 and isinstance(args[0], Value):
+                    tensors = list(args)
+                else:
+                    leaves = keras.tree.flatten((args, kwargs))
+                    tensors = [v for v in leaves if isinstance(v, Value)]
                 call = Call(node.operation, name, args, kwargs, tensors, outputs)
                 results = self._interpret(call)
                 self.first_call.setdefault(id(node.outputs[0]), call)
@@ -108,10 +111,14 @@ class Trace:
 
 def fill(arguments: Any, values: dict[int, Any]) -> Any:
     """Arguments of a call with every symbolic tensor replaced by its value."""
-    if isinstance(arguments, tuple) and len(arguments) == 1:  # by far the most common case
-        if isinstance(arguments[0], keras.KerasTensor):
-            return (values[id(arguments[0])],)
-    if not arguments:
+    kind = type(arguments)  # the plain containers are by far the most common case
+    if kind is tuple or kind is list:
+        return kind([fill(x, values) for x in arguments])
+    if kind is dict:
+        return {k: fill(x, values) for k, x in arguments.items()}
+    if isinstance(arguments, keras.KerasTensor):
+        return values[id(arguments)]
+    if arguments is None or kind in (bool, int, float, str):
         return arguments
 
     def one(x: Any) -> Any:
@@ -120,16 +127,20 @@ def fill(arguments: Any, values: dict[int, Any]) -> Any:
     return keras.tree.map_structure(one, arguments)
 
 
+def _fits(labels: Any, shape: tuple[int | None, ...]) -> bool:
+    """Whether labels broadcast to a shape."""
+    if not isinstance(labels, np.ndarray) or labels.ndim != len(shape):
+        return False
+    for n, m in zip(labels.shape, shape, strict=True):
+        if n not in (1, m):
+            return False
+    return True
+
+
 def _check_flow(rule: Rule, call: Call, labels: list[Labels]) -> None:
     """A rule that lies is found before anything is cut."""
     shapes = [v.shape for v in call.outputs]
-    fits = len(labels) == len(shapes) and all(
-        isinstance(x, np.ndarray)
-        and x.ndim == len(shape)
-        and all(n in (1, m) for n, m in zip(x.shape, shape, strict=True))
-        for x, shape in zip(labels, shapes, strict=False)
-    )
-    if not fits:
+    if len(labels) != len(shapes) or not all(map(_fits, labels, shapes)):
         raise RuleError(
             f"{type(rule).__name__}.flow returned labels that do not fit the outputs of "
             f"{call.name!r} ({call.kind}). Expected arrays that broadcast to {shapes}. "

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import to_numpy
+from ridurre.backend import shape_of, to_numpy
 from ridurre.graph.labels import Labels, LabelSpace, Value, along
 from ridurre.graph.rules.activation import activate
 from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule, rule_for
@@ -30,9 +30,11 @@ def others(axis: int, rank: int) -> list[int]:
 
 def channels_of(x: Value, axis: int, space: LabelSpace) -> Labels:
     """Labels along the channel axis of an operation that mixes all other positions."""
-    merged = space.merge(x.labels, others(axis, len(x.shape)))
-    size = x.shape[axis]
-    return np.broadcast_to(along(merged, axis)[:, 0], (size or 1,))
+    labels, size = x.labels, x.shape[axis] or 1
+    if labels.size != labels.shape[axis]:
+        labels = space.merge(labels, others(axis, len(x.shape)))
+    channels = along(labels, axis)[:, 0]
+    return channels if len(channels) == size else np.broadcast_to(channels, (size,))
 
 
 def on_axis(labels: Labels, axis: int, rank: int) -> Labels:
@@ -111,7 +113,7 @@ class ConvTransposeRule(Rule):
 def depthwise(layer: Any, kernel: keras.Variable, x: Value, space: LabelSpace) -> Labels:
     """Labels after a depthwise kernel ``(…, channels, multiplier)``, along the channel axis."""
     ins = channels_of(x, channel_axis(layer, len(x.shape)), space)
-    channels, multiplier = kernel.shape[-2:]
+    channels, multiplier = shape_of(kernel)[-2:]
     space.own(kernel, -2, ins, "channel")
     if multiplier == 1:
         return ins
