@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 
-from ridurre.errors import RequestError
+from ridurre.errors import RequestError, nearest
 
 
 def check_indices(indices: Iterable[int], size: int, what: str) -> np.ndarray:
@@ -74,3 +74,14 @@ def check_callable(name: str, value: Any) -> None:
     """A function; raises `RequestError`."""
     if not callable(value):
         raise RequestError(f"Expected {name} to be a function. Received: {value!r}.")
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
+    """One of some words; raises `RequestError`."""
+    if not isinstance(value, str) or value not in choices:
+        hint = nearest(value, choices) if isinstance(value, str) else ""
+        raise RequestError(
+            f"Expected {name} to be one of {', '.join(map(repr, choices))}. "
+            f"Received: {value!r}.{hint}"
+        )
+    return value

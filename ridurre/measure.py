@@ -21,7 +21,7 @@ from ridurre.backend import (
 )
 from ridurre.errors import RequestError
 from ridurre.graph.rules import Call, rule_for
-from ridurre.graph.rules.convolution import filter_kernel
+from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.trace import Trace
 
 
@@ -146,11 +146,11 @@ def _layer(call: Call, seen: set[int], open_size: bool) -> LayerComplexity:
         new = [v for v in operation.weights if id(v) in counted and id(v) not in seen]
         seen.update(id(v) for v in new)
         parameters = sum(int(np.prod(v.shape)) for v in new)
-        kernel = filter_kernel(operation)
-        filters = 0 if kernel is None else kernel.shape[-1]
+        made = filter_axis(operation)
+        filters = 0 if made is None else made[0].shape[made[1]]
     macs = memory = None
     if not open_size:
-        macs = rule_for(operation).macs(call)
+        macs = sum(w.macs for w in rule_for(operation).work(call))
         memory = sum(
             math.prod(n or 0 for n in v.shape[1:]) * bytes_per_number(operation)
             for v in call.outputs

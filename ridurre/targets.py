@@ -67,7 +67,7 @@ class Target(abc.ABC):
         return f"{type(self).__name__}({self.value!r}{', ' + arguments if arguments else ''})"
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.get_config() == other.get_config()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.get_config() == other.get_config()
 
     def __hash__(self) -> int:
         return hash(repr(self))

@@ -24,12 +24,15 @@ from ridurre.backend import (
     functional_graph,
     has_graph,
     library_operation,
+    random_inputs,
     to_numpy,
 )
 from ridurre.errors import FrozenChannelError
 from ridurre.graph.rules import rules
 from ridurre.graph.rules.activation import ELEMENTWISE
 from ridurre.testing import check_rule, randomise, sandwich
+
+pytestmark = pytest.mark.core
 
 Tensor = Any
 Build = Callable[[Tensor], Tensor]
@@ -713,9 +716,34 @@ def test_groups_lose_the_same_positions_or_go_as_a_whole(name: str) -> None:
         assert ridurre.verify(model, smaller, plan) <= 1e-4
 
 
+# What Keras 3.15 itself cannot run on a back end, pruned or not. It is tried, so that a Keras that
+# can is noticed and the row is checked from then on.
+KERAS_CANNOT = {
+    "torch": {
+        "layer over positions", "layer axis 1", "transpose backwards", "repeat positions",
+        "negative stride", "axis 1", "on any number", "counting", "uneven repeats",
+    },
+    "jax": {
+        "pooling operations first", "repeat positions", "reductions",
+        "reductions that keep the axis", "uneven repeats",
+    },
+}  # fmt: skip
+
+
+def keras_cannot(name: str, model: keras.Model) -> bool:
+    """Whether a row is one that Keras fails on with the back end in use; it has to fail."""
+    if name not in KERAS_CANNOT.get(keras.backend.backend(), ()):
+        return False
+    with pytest.raises(Exception, match="Exception encountered|incompatible with the layer"):
+        model(random_inputs(model))
+    return True
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_every_subset_of_channels_can_go(name: str) -> None:
     build, shape, plans, axis = ROWS[name]
+    if keras_cannot(name, sandwich(build, shape, channel_axis=axis)):
+        return
     assert check_rule(build, shape, channel_axis=axis) == plans
 
 
@@ -762,6 +790,8 @@ def graph_of(model: keras.Model, barrier: str | None) -> ridurre.DependencyGraph
 def test_what_mixes_channels_keeps_them_all(name: str) -> None:
     build, barrier = MIXING[name]
     model = mixing_model(build)
+    if keras_cannot(name, model):
+        return
     graph = graph_of(model, barrier)
     assert not graph.removable("mixed").any()
     with pytest.raises(FrozenChannelError, match=f"'mixed'.*{barrier or ''}"):
@@ -855,6 +885,8 @@ def test_a_normaliser_computes_the_formula_of_what_is_left(
     outputs = L.Dense(2, name="read")(norm(L.Dense(6, name="make")(inputs)))
     model = keras.Model(inputs, outputs)
     randomise(model)
+    if keras_cannot(name, model):
+        return
     plan = ridurre.DependencyGraph(model).get_pruning_plan("make", gone)
     assert plan.inexact == (() if exact else (norm.name,))
     assert plan.exact == exact

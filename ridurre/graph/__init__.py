@@ -3,7 +3,7 @@
 from ridurre.graph.channels import ChannelGraph
 from ridurre.graph.groups import Group, Member
 from ridurre.graph.labels import Labels, LabelSpace, Reason, Value, along
-from ridurre.graph.rules import Call, Kept, Rule, register_rule, unregister_rule
+from ridurre.graph.rules import Call, Kept, Rule, Work, register_rule, unregister_rule
 
 __all__ = [
     "Call",
@@ -16,6 +16,7 @@ __all__ = [
     "Reason",
     "Rule",
     "Value",
+    "Work",
     "along",
     "register_rule",
     "unregister_rule",

@@ -11,6 +11,7 @@ from ridurre.backend import check_model
 from ridurre.errors import FrozenChannelError
 from ridurre.graph.groups import Group, Solution
 from ridurre.graph.labels import Labels, Reason, varying
+from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.select import Selector, find_layer, select_layers
 from ridurre.graph.trace import Trace, variable_paths
 
@@ -87,6 +88,14 @@ class ChannelGraph:
         """Which output channels of a layer may be removed, ``(channels,)`` of bool."""
         solution = self.solution
         return ~solution.hard_frozen[solution.hard[self.channels(name)]]
+
+    def filters(self, layer: keras.Layer) -> Labels | None:
+        """Labels of a convolution's filters, ``(filters,)``; None for layers that make none."""
+        made = filter_axis(layer)
+        if made is None:
+            return None
+        variable, axis = made
+        return self.trace.space.weights[id(variable), axis].labels[:, 0]
 
     def explain(self, label: int) -> str:
         """A sentence on why a label cannot be removed."""

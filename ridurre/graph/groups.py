@@ -148,6 +148,13 @@ class Solution:
             for index, k in enumerate(members)
         ]
 
+    def owners(self, groups: list[Group]) -> np.ndarray:
+        """For every label the index of its group, or -1, ``(labels,)``."""
+        owner = np.full(self.soft.max() + 1, -1)
+        for group in groups:
+            owner[group.components] = group.index
+        return owner[self.soft]
+
     def _kinds(self, sets: list[Labels]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Sort components by the sets that they occur in.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import numpy as np
@@ -44,6 +45,22 @@ class Call:
     def x(self) -> Value:
         """The first input."""
         return self.inputs[0]
+
+
+class Work(NamedTuple):
+    """Multiply-accumulates: every element of `operand` takes part in `times` of them per sample.
+
+    A tensor's batch axis does not count as elements.
+    """
+
+    operand: keras.Variable | Value
+    times: int
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample."""
+        shape = self.operand.shape[isinstance(self.operand, Value) :]
+        return self.times * math.prod(n or 0 for n in shape)
 
 
 class Kept(Protocol):
@@ -124,10 +141,13 @@ class Rule:
         del call, kept
         return operation(*args, **kwargs)
 
-    def macs(self, call: Call) -> int:
-        """Multiply-accumulate operations of this call for one sample; batch norm counts as 0."""
+    def work(self, call: Call) -> list[Work]:
+        """The multiply-accumulates of this call for one sample; none for batch norm and the like.
+
+        They are products of sizes, which is what lets the cost of any cut be known beforehand.
+        """
         del call
-        return 0
+        return []
 
 
 def fixed(value: Value) -> Labels:

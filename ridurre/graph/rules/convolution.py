@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ import numpy as np
 from ridurre.backend import shape_of, to_numpy
 from ridurre.graph.labels import Labels, LabelSpace, Value, along
 from ridurre.graph.rules.activation import activate
-from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule, rule_for
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, Work, register_rule, rule_for
 
 L = keras.layers
 
@@ -85,9 +84,9 @@ class ConvRule(Rule):
         groups = layer.groups if channels is None else channels // width
         return {"filters": filters, "groups": groups}
 
-    def macs(self, call: Call) -> int:
+    def work(self, call: Call) -> list[Work]:
         axis = channel_axis(call.operation, len(call.x.shape))
-        return spatial(call.outputs[0], axis) * math.prod(call.operation.kernel.shape)
+        return [Work(call.operation.kernel, spatial(call.outputs[0], axis))]
 
 
 @register_rule(L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose)
@@ -105,9 +104,9 @@ class ConvTransposeRule(Rule):
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"filters": kept.size(call.operation.kernel, -2)}
 
-    def macs(self, call: Call) -> int:
+    def work(self, call: Call) -> list[Work]:
         axis = channel_axis(call.operation, len(call.x.shape))
-        return spatial(call.x, axis) * math.prod(call.operation.kernel.shape)
+        return [Work(call.operation.kernel, spatial(call.x, axis))]
 
 
 def depthwise(layer: Any, kernel: keras.Variable, x: Value, space: LabelSpace) -> Labels:
@@ -143,9 +142,9 @@ class DepthwiseConvRule(Rule):
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"depth_multiplier": kept.size(call.operation.kernel, -1)}
 
-    def macs(self, call: Call) -> int:
+    def work(self, call: Call) -> list[Work]:
         axis = channel_axis(call.operation, len(call.x.shape))
-        return spatial(call.outputs[0], axis) * math.prod(call.operation.kernel.shape)
+        return [Work(call.operation.kernel, spatial(call.outputs[0], axis))]
 
 
 @register_rule(L.SeparableConv1D, L.SeparableConv2D)
@@ -167,11 +166,25 @@ class SeparableConvRule(Rule):
             "depth_multiplier": kept.size(layer.depthwise_kernel, -1),
         }
 
-    def macs(self, call: Call) -> int:
+    def work(self, call: Call) -> list[Work]:
         layer = call.operation
-        kernels: Sequence[Any] = (layer.depthwise_kernel, layer.pointwise_kernel)
         positions = spatial(call.outputs[0], channel_axis(layer, len(call.x.shape)))
-        return positions * sum(math.prod(k.shape) for k in kernels)
+        return [Work(k, positions) for k in (layer.depthwise_kernel, layer.pointwise_kernel)]
+
+
+def filter_axis(layer: Any) -> tuple[keras.Variable, int] | None:
+    """The weight that makes a convolution's filters and its axis of filters.
+
+    None for layers that make no filters.
+    """
+    rule = rule_for(layer)
+    if isinstance(rule, SeparableConvRule):
+        return layer.pointwise_kernel, len(layer.pointwise_kernel.shape) - 1
+    if isinstance(rule, ConvRule):
+        return layer.kernel, len(layer.kernel.shape) - 1
+    if isinstance(rule, ConvTransposeRule):
+        return layer.kernel, len(layer.kernel.shape) - 2
+    return None
 
 
 def filter_kernel(layer: Any) -> np.ndarray | None:
@@ -180,13 +193,11 @@ def filter_kernel(layer: Any) -> np.ndarray | None:
     A one-dimensional kernel has height 1; a three-dimensional one has depth and height in one
     axis. None for layers that make no filters.
     """
-    rule = rule_for(layer)
-    if isinstance(rule, SeparableConvRule):
-        kernel = to_numpy(layer.pointwise_kernel)
-    elif isinstance(rule, ConvRule | ConvTransposeRule):
-        kernel = to_numpy(layer.kernel)
-    else:
+    made = filter_axis(layer)
+    if made is None:
         return None
-    if isinstance(rule, ConvTransposeRule):
+    variable, axis = made
+    kernel = to_numpy(variable)
+    if axis != kernel.ndim - 1:
         kernel = kernel.swapaxes(-1, -2)
     return kernel.reshape(-1, *kernel.shape[-3:])

@@ -10,7 +10,7 @@ import numpy as np
 
 from ridurre.graph.labels import LabelSpace, Reason, along
 from ridurre.graph.rules.activation import activate
-from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, Work, register_rule
 from ridurre.graph.rules.convolution import on_axis
 
 L = keras.layers
@@ -41,9 +41,8 @@ class DenseRule(Rule):
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"units": kept.size(call.operation.kernel, -1)}
 
-    def macs(self, call: Call) -> int:
-        positions = math.prod(n or 0 for n in call.x.shape[1:-1])
-        return positions * math.prod(call.operation.kernel.shape)
+    def work(self, call: Call) -> list[Work]:
+        return [Work(call.operation.kernel, math.prod(n or 0 for n in call.x.shape[1:-1]))]
 
 
 @register_rule(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import keras
 import numpy as np
 
+from ridurre.backend import to_numpy
 from ridurre.graph.labels import LabelSpace, Reason
 from ridurre.graph.rules.activation import ElementwiseRule
 from ridurre.graph.rules.base import Call, Flow, Rule, fixed, register_rule
@@ -66,6 +70,17 @@ class DepthToSpaceRule(Rule):
         labels = space.merge(x.labels, [a for a in (1, 2, 3) if a != axis])
         if labels.shape[axis] == 1:
             return labels
-        blocks = np.moveaxis(labels, axis, -1).reshape(op.block_size**2, -1)
+        blocks = labels.ravel()[_channels_by_position(op, labels.shape)]
         space.tie(blocks, blocks[:1])
         return np.moveaxis(blocks[:1].reshape(1, 1, 1, -1), -1, axis)
+
+
+def _channels_by_position(op: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Which input channel lands in which (position, output channel).
+
+    Keras' back ends disagree on the order for channels_first, so the operation itself is asked.
+    """
+    numbers = np.arange(np.prod(shape), dtype="float32").reshape(shape)
+    landed = to_numpy(op(keras.ops.convert_to_tensor(numbers))).astype(int)
+    axis = 1 if op.data_format == "channels_first" else 3
+    return np.moveaxis(landed, axis, -1).reshape(op.block_size**2, -1)
