@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,14 @@ class Batches:
             if left == 0:
                 return
 
+    def first_samples(self, samples: int) -> Batches:
+        """The same data, ending after so many samples."""
+        return Batches(self, samples=samples)
+
+    def with_batch_size(self, batch_size: int, batches: int) -> Batches:
+        """The same data in batches of (at most) this size, ending after so many batches."""
+        return Batches(_Rebatched(self, batch_size, batches))
+
     def first(self) -> Batch:
         """The first batch; raises `RequestError` if there is none."""
         for batch in self:
@@ -131,6 +140,21 @@ class Batches:
 
             whole = (arrays.x, arrays.y, arrays.sample_weight)
             yield Batch(*(None if s is None else part(s) for s in whole))
+
+
+class _Rebatched:
+    """Batches of another size, cut from those of other data; none is put together from two."""
+
+    def __init__(self, data: Batches, batch_size: int, batches: int) -> None:
+        self._data, self._batch_size, self._batches = data, batch_size, batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        parts = (
+            batch.slice(start, start + self._batch_size)
+            for batch in self._data
+            for start in range(0, len(batch), self._batch_size)
+        )
+        return itertools.islice(parts, self._batches)
 
 
 class _Indexed:

@@ -12,18 +12,17 @@ import numpy as np
 from ridurre.backend import (
     FunctionalGraph,
     all_layers,
-    compile_like,
     copy_hidden_state,
     functional_graph,
     has_graph,
     input_source,
     is_functional_like,
-    optimizer_slots,
     own_variables,
     recreate,
     to_numpy,
     view_of,
 )
+from ridurre.backend.training import compile_like, optimizer_slots
 from ridurre.errors import RuleError
 from ridurre.graph import ChannelGraph, Labels
 from ridurre.graph.labels import varying

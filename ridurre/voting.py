@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import keras
 import numpy as np
 
-from ridurre.backend import parameters_of, view_of
+from ridurre.criteria.weights import Norms, group_norms
 from ridurre.graph import ChannelGraph, Group
 
 
@@ -35,7 +34,7 @@ def merge_votes(graph: ChannelGraph, votes: Mapping[str, Iterable[int]]) -> dict
         Units to remove, by group; groups that lose nothing are left out.
     """
     chosen = {}
-    norms: dict[tuple[int, int], np.ndarray] = {}
+    norms: Norms = {}
     for group in graph.groups:
         asked = (_ballot(group, name, voted) for name, voted in votes.items())
         ballots = [b for b in asked if b is not None]
@@ -44,7 +43,8 @@ def merge_votes(graph: ChannelGraph, votes: Mapping[str, Iterable[int]]) -> dict
         count = min(group.size - 1, *(int(b.sum() + 1e-9) for b in ballots))
         if count:
             total = np.round(np.sum(ballots, axis=0), 9)
-            order = np.lexsort((np.arange(group.size), group_l1(graph, group, norms), -total))
+            size = np.sum(group_norms(graph, group, known=norms), axis=0)
+            order = np.lexsort((np.arange(group.size), size, -total))
             chosen[group] = np.sort(order[:count])
     return chosen
 
@@ -60,42 +60,3 @@ def _ballot(group: Group, name: str, voted: Iterable[int]) -> np.ndarray | None:
     inside = units >= 0
     owned = np.bincount(units[inside], minlength=group.size)
     return np.bincount(units[inside & mask], minlength=group.size) / np.maximum(owned, 1)
-
-
-def group_l1(
-    graph: ChannelGraph, group: Group, known: dict[tuple[int, int], np.ndarray] | None = None
-) -> np.ndarray:
-    """L1 norm of every unit of a group over all parameters that it owns, ``(units,)``.
-
-    Args:
-        graph: of the model.
-        group: one of its groups.
-        known: norms by weight and axis, filled here; pass the same for all groups, as a weight
-            may be in many.
-    """
-    known = {} if known is None else known
-    norms = np.zeros(group.size)
-    for member in group.members:
-        weight = member.weight
-        if _is_parameter(graph.layers[weight.layer], weight.variable):
-            key = (id(weight.variable), weight.axis)
-            if key not in known:
-                known[key] = _axis_l1(view_of(weight.variable), weight.axis)
-            inside = member.units >= 0
-            norms += np.bincount(member.units[inside], known[key][inside], group.size)
-    return norms
-
-
-def _axis_l1(value: np.ndarray, axis: int, block: int = 1 << 20) -> np.ndarray:
-    """Sum of absolute values over all axes but one, without a copy of a large weight."""
-    rows = value.reshape(-1, value.shape[-1])
-    parts = np.array_split(rows, -(-rows.size // block))
-    if axis == value.ndim - 1:
-        return np.sum([np.abs(p).sum(axis=0, dtype="float64") for p in parts], axis=0)
-    sums = np.concatenate([np.abs(p).sum(axis=1, dtype="float64") for p in parts])
-    others = tuple(a for a in range(value.ndim - 1) if a != axis)
-    return sums.reshape(value.shape[:-1]).sum(axis=others)
-
-
-def _is_parameter(layer: keras.Layer, variable: keras.Variable) -> bool:
-    return id(variable) in parameters_of(layer)

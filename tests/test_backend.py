@@ -7,6 +7,7 @@ from builders import L, chain, residual
 from keras import ops
 
 from ridurre import backend
+from ridurre.backend.training import compile_like, optimizer_slots
 from ridurre.data import random_inputs
 from ridurre.errors import ModelError, NotAModelError
 
@@ -468,7 +469,7 @@ def compiled(optimizer, metrics=None):
 def test_every_state_of_an_optimizer_belongs_to_a_weight(name):
     momentum = keras.optimizers.SGD(momentum=0.9) if name == "momentum" else None
     model = compiled(momentum or name)
-    slots = backend.optimizer_slots(model.optimizer)
+    slots = optimizer_slots(model.optimizer)
     states = [v for v in model.optimizer.variables if len(v.shape)]
     assert {id(v) for v in states} == slots.keys()
     for state in states:
@@ -481,7 +482,7 @@ def test_every_state_of_an_optimizer_belongs_to_a_weight(name):
 
 def test_adafactor_keeps_averages_over_an_axis():
     model = compiled("adafactor")
-    slots = backend.optimizer_slots(model.optimizer)
+    slots = optimizer_slots(model.optimizer)
     for state in model.optimizer.variables:
         if id(state) in slots:
             index, lacking = slots[id(state)]
@@ -494,7 +495,7 @@ def test_adafactor_keeps_averages_over_an_axis():
 
 def test_a_wrapped_optimizer_is_seen_through():
     model = compiled(keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()))
-    slots = backend.optimizer_slots(model.optimizer)
+    slots = optimizer_slots(model.optimizer)
     assert len(slots) == 2 * len(model.trainable_variables)
 
 
@@ -505,7 +506,7 @@ def test_a_model_is_compiled_like_another():
     expected = original.evaluate(x, y, verbose=0, return_dict=True)
     model = keras.models.clone_model(original)
     model.set_weights(original.get_weights())
-    optimizer = backend.compile_like(model, original)
+    optimizer = compile_like(model, original)
     assert model.optimizer is optimizer is not original.optimizer
     assert type(optimizer) is keras.optimizers.Adam
     assert float(optimizer.learning_rate) == 0.125
@@ -520,7 +521,7 @@ def test_a_model_is_compiled_like_another():
 
 def test_a_model_that_is_not_compiled_gives_nothing_to_copy():
     model = chain()
-    assert backend.compile_like(model, chain()) is None
+    assert compile_like(model, chain()) is None
     assert not model.compiled
 
 

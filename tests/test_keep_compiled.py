@@ -8,7 +8,8 @@ import pytest
 
 import ridurre
 import ridurre.testing
-from ridurre.backend import optimizer_slots, to_numpy
+from ridurre.backend import to_numpy
+from ridurre.backend.training import optimizer_slots
 
 layers = keras.layers
 REMOVED = [1, 3]

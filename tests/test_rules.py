@@ -24,9 +24,9 @@ from ridurre.backend import (
     functional_graph,
     has_graph,
     library_operation,
-    random_inputs,
     to_numpy,
 )
+from ridurre.data import random_inputs
 from ridurre.errors import FrozenChannelError
 from ridurre.graph.rules import rules
 from ridurre.graph.rules.activation import ELEMENTWISE

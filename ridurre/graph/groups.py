@@ -17,7 +17,7 @@ def components(size: int, ties: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarr
     """Component of every label, ``(size,)``."""
     if not ties:
         return np.arange(size)
-    a, b = (np.concatenate(side) for side in zip(*ties, strict=True))
+    a, b = (np.concatenate([x.ravel() for x in side]) for side in zip(*ties, strict=True))
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(size, size))
     return connected_components(graph, directed=False)[1]
 
@@ -29,6 +29,36 @@ def is_box(alive: np.ndarray) -> bool:
         others = tuple(a for a in range(alive.ndim) if a != axis)
         whole = whole & alive.any(axis=others, keepdims=True)
     return bool((whole == alive).all())
+
+
+class Merged:
+    """Components that are merged bit by bit; each goes by the smallest name of its parts.
+
+    Attributes:
+        frozen: for every name whether one of its parts is frozen.
+    """
+
+    def __init__(self, frozen: np.ndarray) -> None:
+        self.frozen = frozen.copy()
+        self._parent = np.arange(len(frozen))
+
+    def names(self, parts: np.ndarray) -> np.ndarray:
+        """What the components are called now."""
+        while True:
+            above = self._parent[parts]
+            if (above == parts).all():
+                return parts
+            parts = above
+
+    def tie_rows(self, rows: np.ndarray) -> None:
+        """All that stands in one row becomes one."""
+        names = np.unique(rows)
+        index = np.searchsorted(names, rows)
+        together = components(len(names), [(index[:, :1].repeat(rows.shape[1], 1), index)])
+        first = np.full(together.max() + 1, len(self._parent))
+        np.minimum.at(first, together, names)
+        self._parent[names] = first[together]
+        np.logical_or.at(self.frozen, first[together], self.frozen[names])
 
 
 @dataclass(frozen=True)
@@ -91,17 +121,14 @@ class Solution:
         self.soft = self._solve_boxes()
 
     def _solve_boxes(self) -> np.ndarray:
-        solved, ties = self.hard, list(self.space.ties)
+        merged = Merged(self.hard_frozen)
         for labels, prefer in self.boxes:
-            frozen = self.frozen(solved)
-            choices = {a: _choices(solved[labels], a, frozen) for a in varying(labels)}
-            if not choices:
-                continue
-            axis = max(choices, key=lambda a: (choices[a] > 1 and a == prefer, choices[a], a))
-            rows = along(labels, axis)
-            ties.append((rows.ravel(), np.broadcast_to(rows[:, :1], rows.shape).ravel()))
-            solved = components(self.space.size, ties)
-        return solved
+            solved = merged.names(self.hard[labels])
+            choices = {a: _choices(solved, a, merged.frozen) for a in varying(labels)}
+            if choices:
+                axis = max(choices, key=lambda a: (choices[a] > 1 and a == prefer, choices[a], a))
+                merged.tie_rows(along(solved, axis))
+        return merged.names(np.arange(len(self.hard_frozen)))[self.hard]
 
     def frozen(self, solved: np.ndarray) -> np.ndarray:
         """For every component of a solution whether it is frozen."""

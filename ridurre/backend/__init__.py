@@ -1,4 +1,4 @@
-"""The only module that touches Keras' private API or a particular backend.
+"""The only package that touches Keras' private API or a particular backend.
 
 Keras has no public way to read the graph of a functional model (which operation was called on
 which tensors, with which arguments). What is needed of the private one is wrapped here, once, and
@@ -159,61 +159,6 @@ def check_model(model: object) -> None:
                 "Merge it first: build the model without LoRA and assign `layer.kernel`, which "
                 "Keras returns merged, to the new layer's kernel."
             )
-
-
-def compile_like(model: keras.Model, original: keras.Model) -> keras.optimizers.Optimizer | None:
-    """Compile a model as another one is, with an optimizer and metrics of its own.
-
-    Returns:
-        The new optimizer, built; None if the original is not compiled.
-    """
-    if not original.compiled:
-        return None
-    settings = dict(original._compile_config.config)
-    optimizer = type(original.optimizer).from_config(original.optimizer.get_config())
-    for name in ("metrics", "weighted_metrics"):
-        settings[name] = keras.tree.map_structure(_fresh_metric, settings.get(name))
-    model.compile(**settings | {"optimizer": optimizer})
-    model.optimizer.build(model.trainable_variables)
-    return model.optimizer
-
-
-def _fresh_metric(metric: Any) -> Any:
-    if isinstance(metric, keras.metrics.Metric):
-        return type(metric).from_config(metric.get_config())
-    return metric
-
-
-#: Adafactor keeps averages over an axis of the weight: over the last, and over the one before.
-_REDUCED = {"_r": -1, "_c": -2}
-
-
-def optimizer_slots(
-    optimizer: keras.optimizers.Optimizer,
-) -> dict[int, tuple[int, int | None]]:
-    """What every state variable of an optimizer belongs to.
-
-    Keras optimizers keep lists of state variables as long as the list of trainable ones.
-
-    Returns:
-        By the id of a state variable, the position of its trainable variable, and the axis of that
-        one which the state lacks (None: it has the same shape).
-    """
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    slots: dict[int, tuple[int, int | None]] = {}
-    for name, values in list(vars(inner).items()):
-        if not isinstance(values, list) or len(values) != len(inner._trainable_variables):
-            continue
-        if name in ("_trainable_variables", "_variables"):
-            continue
-        for index, state in enumerate(values):
-            for variable in keras.tree.flatten(state):
-                rank = len(inner._trainable_variables[index].shape)
-                if isinstance(variable, keras.Variable) and len(variable.shape) == rank:
-                    slots[id(variable)] = (index, None)
-                elif name in _REDUCED and len(variable.shape) == rank - 1 > 0:
-                    slots[id(variable)] = (index, _REDUCED[name])
-    return slots
 
 
 def input_source(tensor: keras.KerasTensor) -> keras.layers.InputLayer:

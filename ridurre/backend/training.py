@@ -1,0 +1,169 @@
+"""What training leaves in a model, and gradients on each back end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from ridurre.backend import to_numpy
+from ridurre.errors import ModelError
+
+
+def compile_like(model: keras.Model, original: keras.Model) -> keras.optimizers.Optimizer | None:
+    """Compile a model as another one is, with an optimizer and metrics of its own.
+
+    Returns:
+        The new optimizer, built; None if the original is not compiled.
+    """
+    if not original.compiled:
+        return None
+    settings = dict(original._compile_config.config)
+    optimizer = type(original.optimizer).from_config(original.optimizer.get_config())
+    for name in ("metrics", "weighted_metrics"):
+        settings[name] = keras.tree.map_structure(_fresh_metric, settings.get(name))
+    model.compile(**settings | {"optimizer": optimizer})
+    model.optimizer.build(model.trainable_variables)
+    return model.optimizer
+
+
+def _fresh_metric(metric: Any) -> Any:
+    if isinstance(metric, keras.metrics.Metric):
+        return type(metric).from_config(metric.get_config())
+    return metric
+
+
+#: Adafactor keeps averages over an axis of the weight: over the last, and over the one before.
+_REDUCED = {"_r": -1, "_c": -2}
+
+
+def optimizer_slots(
+    optimizer: keras.optimizers.Optimizer,
+) -> dict[int, tuple[int, int | None]]:
+    """What every state variable of an optimizer belongs to.
+
+    Keras optimizers keep lists of state variables as long as the list of trainable ones.
+
+    Returns:
+        By the id of a state variable, the position of its trainable variable, and the axis of that
+        one which the state lacks (None: it has the same shape).
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    slots: dict[int, tuple[int, int | None]] = {}
+    for name, values in list(vars(inner).items()):
+        if not isinstance(values, list) or len(values) != len(inner._trainable_variables):
+            continue
+        if name in ("_trainable_variables", "_variables"):
+            continue
+        for index, state in enumerate(values):
+            for variable in keras.tree.flatten(state):
+                rank = len(inner._trainable_variables[index].shape)
+                if isinstance(variable, keras.Variable) and len(variable.shape) == rank:
+                    slots[id(variable)] = (index, None)
+                elif name in _REDUCED and len(variable.shape) == rank - 1 > 0:
+                    slots[id(variable)] = (index, _REDUCED[name])
+    return slots
+
+
+Loss = Callable[[Any, Any, Any, Any], Any]
+
+
+def loss_of(model: keras.Model, loss: Any = None) -> Loss:
+    """A loss without regularisers, ``fn(x, y_true, y_pred, sample_weight)``.
+
+    Args:
+        model: its compiled loss is meant where none is given.
+        loss: a Keras loss, its name, or ``fn(y_true, y_pred)``.
+
+    Raises:
+        ModelError: none is given and the model is not compiled with one.
+    """
+    if loss is not None:
+        given = keras.losses.get(loss)
+
+        def own(x: Any, y: Any, outputs: Any, weight: Any) -> Any:
+            del x
+            extra = {} if weight is None else {"sample_weight": weight}
+            return keras.ops.mean(given(y, outputs, **extra))
+
+        return own
+    if not model.compiled or model.loss is None:
+        raise ModelError(
+            f"The model {model.name!r} is not compiled with a loss. Give loss=…, or compile it."
+        )
+
+    def compiled(x: Any, y: Any, outputs: Any, weight: Any) -> Any:
+        value = model.compute_loss(x, y, outputs, weight, training=False)
+        return value - sum(model.losses)
+
+    return compiled
+
+
+def gradient_function(
+    model: keras.Model, variables: list[keras.Variable], loss: Loss
+) -> Callable[[Any], list[np.ndarray]]:
+    """Gradients of the loss in inference mode, by variables that may be frozen.
+
+    Returns:
+        ``fn(batch)``, arrays of the variables' shapes.
+    """
+
+    def objective(x: Any, y: Any, weight: Any) -> Any:
+        return loss(x, y, model(x, training=False), weight)
+
+    def tensors(batch: Any) -> list[Any]:
+        return [
+            None if s is None else keras.tree.map_structure(keras.ops.convert_to_tensor, s)
+            for s in (batch.x, batch.y, batch.sample_weight)
+        ]
+
+    make = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients, "torch": _torch_gradients}
+    run = make[keras.backend.backend()](objective, variables)
+    return lambda batch: [to_numpy(g).astype("float32") for g in run(*tensors(batch))]
+
+
+def _tensorflow_gradients(objective: Callable[..., Any], variables: list[keras.Variable]) -> Any:
+    import tensorflow as tf  # noqa: PLC0415 - only the backend in use is loaded
+
+    @tf.function(reduce_retracing=True)
+    def run(*data: Any) -> Any:
+        values = [v.value for v in variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            value = objective(*data)
+        zero = tf.UnconnectedGradients.ZERO
+        found = tape.gradient(value, values, unconnected_gradients=zero)
+        return [tf.convert_to_tensor(g) for g in found]  # embeddings have sparse ones
+
+    return run
+
+
+def _jax_gradients(objective: Callable[..., Any], variables: list[keras.Variable]) -> Any:
+    import jax  # noqa: PLC0415
+
+    def value(values: list[Any], data: Any) -> Any:
+        with keras.StatelessScope(state_mapping=list(zip(variables, values, strict=True))):
+            return objective(*data)
+
+    gradient = jax.jit(jax.grad(value))
+    return lambda *data: gradient([v.value for v in variables], data)
+
+
+def _torch_gradients(objective: Callable[..., Any], variables: list[keras.Variable]) -> Any:
+    import torch  # noqa: PLC0415
+
+    def run(*data: Any) -> Any:
+        values = [v.value for v in variables]
+        flags = [v.requires_grad for v in values]
+        try:
+            for v in values:
+                v.requires_grad_(True)
+            found = torch.autograd.grad(objective(*data), values, allow_unused=True)
+        finally:
+            for v, flag in zip(values, flags, strict=True):
+                v.requires_grad_(flag)
+        return [torch.zeros_like(v) if g is None else g for v, g in zip(values, found, strict=True)]
+
+    return run

@@ -1,0 +1,28 @@
+"""Criteria: what matters. Every one scores the units of groups of coupled channels."""
+
+from ridurre.criteria.activations import APoZ, MeanActivation, WeightedVariance
+from ridurre.criteria.base import CRITERIA, Criterion, Setting, get
+from ridurre.criteria.gradients import GateTaylor, GroupFisher, Jacobian, Taylor
+from ridurre.criteria.similarity import FPGM, CosineRedundancy, KMeansRedundancy
+from ridurre.criteria.weights import LAMP, BatchNormScale, Magnitude, Random
+
+__all__ = [
+    "CRITERIA",
+    "FPGM",
+    "LAMP",
+    "APoZ",
+    "BatchNormScale",
+    "CosineRedundancy",
+    "Criterion",
+    "GateTaylor",
+    "GroupFisher",
+    "Jacobian",
+    "KMeansRedundancy",
+    "Magnitude",
+    "MeanActivation",
+    "Random",
+    "Setting",
+    "Taylor",
+    "WeightedVariance",
+    "get",
+]

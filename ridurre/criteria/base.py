@@ -1,0 +1,186 @@
+"""What a criterion is, and the table of all criteria."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import keras
+import numpy as np
+
+from ridurre.backend import parameters_of
+from ridurre.data import Batches
+from ridurre.errors import RequestError, nearest
+from ridurre.graph import ChannelGraph, Group, Labels, Member
+
+Scores: TypeAlias = dict[Group, np.ndarray]
+#: What `criterion=` takes: a name, an instance, or a function of a graph and a group.
+Spec: TypeAlias = "str | Criterion | Callable[[ChannelGraph, Group], Any]"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a criterion may use besides the graph."""
+
+    data: Batches | None
+    loss: Any
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Criterion(abc.ABC):
+    """Scores the units of groups of coupled channels: the higher, the more important.
+
+    A unit is everything that lives or dies together: a filter, its bias, its batch norm, the
+    slices of all that read it (see `ridurre.Group`). A score of infinity keeps a unit.
+
+    A criterion of your own overrides `scores`; a plain function ``fn(graph, group) -> (units,)``
+    will do as well, wherever a criterion is expected.
+    """
+
+    #: "weights", "samples" (inputs too) or "labels" (inputs, labels and a loss).
+    needs: ClassVar[str] = "weights"
+
+    @abc.abstractmethod
+    def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
+        """Scores of all units of all groups, ``{group: (units,)}``."""
+
+    def score(
+        self, graph: ChannelGraph, data: Any = None, *, loss: Any = None, seed: int | None = 0
+    ) -> Scores:
+        """Scores of all units of all groups of a graph.
+
+        Args:
+            graph: of the model, which is not changed.
+            data: what `model.fit` takes, where the criterion needs data.
+            loss: a Keras loss or ``fn(y_true, y_pred)``, where it needs labels; the compiled
+                model's by default.
+            seed: of all random choices.
+
+        Returns:
+            ``{group: scores of its units}``, each ``(units,)`` of float64.
+
+        Raises:
+            RequestError: data or labels are missing, or scores come out that are no numbers.
+        """
+        if data is not None:
+            data = Batches(data)
+        self._check_data(data)
+        rng = np.random.default_rng(seed)
+        scores = self.scores(graph, Setting(data, loss, rng))
+        return {g: self._checked(g, scores[g]) for g in graph.groups}
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Criterion:
+        """The criterion that has this configuration."""
+        return cls(**config)
+
+    def _check_data(self, data: Batches | None) -> None:
+        if self.needs == "weights":
+            return
+        if data is None:
+            raise RequestError(
+                f"The criterion {type(self).__name__} needs data. Expected data=…, what model.fit "
+                "takes" + (", with labels." if self.needs == "labels" else ".")
+            )
+        if self.needs == "labels" and not data.labelled:
+            raise RequestError(
+                f"The criterion {type(self).__name__} needs labels. Expected data such as (x, y). "
+                "Received samples only. Without labels, use 'l1' or 'wifv'."
+            )
+
+    def _checked(self, group: Group, scores: Any) -> np.ndarray:
+        try:
+            array = np.asarray(scores, "float64")
+        except (TypeError, ValueError):
+            array = np.zeros(0)
+        if array.shape != (group.size,) or np.isnan(array).any():
+            raise RequestError(
+                f"The criterion {type(self).__name__} gave {group!r} no usable scores. Expected "
+                f"{group.size} numbers. Received: {scores!r}. If the weights are not finite, "
+                "training has probably diverged."
+            )
+        return array
+
+
+@dataclass(frozen=True)
+class FunctionCriterion(Criterion):
+    """A plain function of a graph and a group as a criterion."""
+
+    function: Callable[[ChannelGraph, Group], Any]
+
+    def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
+        """What the function returns for every group."""
+        del setting
+        return {group: self.function(graph, group) for group in graph.groups}
+
+
+#: Every criterion by name; a new one is a class and a row.
+CRITERIA: dict[str, Callable[[], Criterion]] = {}
+
+
+def criterion(name: str, **arguments: Any) -> Callable[[type[Criterion]], type[Criterion]]:
+    """Class decorator: enter a criterion into the table, and let Keras serialise it."""
+
+    def decorate(cls: type[Criterion]) -> type[Criterion]:
+        CRITERIA[name] = lambda: cls(**arguments)
+        return cls
+
+    return decorate
+
+
+serializable = keras.saving.register_keras_serializable(package="ridurre")
+
+
+def get(spec: Spec) -> Criterion:
+    """A criterion by name, by instance, or from a plain function.
+
+    Raises:
+        RequestError: none of these.
+    """
+    if isinstance(spec, Criterion):
+        return spec
+    if isinstance(spec, str) and spec in CRITERIA:
+        return CRITERIA[spec]()
+    if callable(spec) and not isinstance(spec, type):
+        return FunctionCriterion(spec)
+    hint = nearest(spec, CRITERIA) if isinstance(spec, str) else ""
+    raise RequestError(
+        f"Expected a criterion: one of {', '.join(map(repr, CRITERIA))}, an instance, or a "
+        f"function fn(graph, group). Received: {spec!r}.{hint}"
+    )
+
+
+def parameters(graph: ChannelGraph, group: Group, *roles: str) -> Iterator[Member]:
+    """Members of a group that training would change; of these roles only, if any are named."""
+    for member in group.members:
+        weight = member.weight
+        if roles and weight.role not in roles:
+            continue
+        if id(weight.variable) in parameters_of(graph.layers[weight.layer]):
+            yield member
+
+
+def sum_by_unit(group: Group, units: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sum of values over the positions of each unit, ``(units,)``; -1 belongs to no unit."""
+    inside = units >= 0
+    return np.bincount(units[inside], values[inside], group.size)
+
+
+def relative(scores: np.ndarray) -> np.ndarray:
+    """Scores over their mean, which makes groups of different scales comparable."""
+    mean = scores.mean()
+    return scores / mean if mean > 0 else scores
+
+
+def units_of(graph: ChannelGraph, group: Group, labels: Labels) -> np.ndarray:
+    """The unit of a group that every label belongs to, or -1; of the labels' shape."""
+    numbers = np.full(graph.solution.soft.max() + 1, -1)
+    numbers[group.components] = np.arange(group.size)
+    return numbers[graph.solution.soft[labels]]

@@ -1,0 +1,186 @@
+"""Criteria from gradients of the loss, taken in inference mode.
+
+In training mode the gradient of a convolution before batch norm is orthogonal to its weights, so
+that ``⟨w, ∂L/∂w⟩`` is zero whatever the channel is worth.
+
+All of them rest on one number per channel and weight: ``⟨w, ∂L/∂w⟩`` over the channel's slice. Over
+the slices of all that read the channel it adds up to ``∂L/∂z``, the derivative by a gate z that
+multiplies the channel wherever it is read; z = 0 is removing it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+
+from ridurre.backend import view_of
+from ridurre.backend.training import gradient_function, loss_of
+from ridurre.criteria.base import (
+    Criterion,
+    Scores,
+    Setting,
+    criterion,
+    parameters,
+    serializable,
+    sum_by_unit,
+)
+from ridurre.data import Batch, Batches
+from ridurre.graph import ChannelGraph, Group, Member
+from ridurre.measure import model_complexity
+
+#: By group: for each parameter in it, ``⟨w, ∂L/∂w⟩`` of every unit.
+Products = dict[Group, list[tuple[Member, np.ndarray]]]
+#: What a part of a batch may keep for the way back, by the outputs of its layers, in bytes.
+MEMORY = 512 << 20
+
+
+def products(graph: ChannelGraph, setting: Setting, batches: Batches) -> Iterator[Products]:
+    """For every batch and group, ``⟨w, ∂L/∂w⟩`` of every unit, over each parameter it owns."""
+    owned = {g: list(parameters(graph, g)) for g in graph.groups}
+    members = [m for found in owned.values() for m in found]
+    variables = list({id(m.weight.variable): m.weight.variable for m in members}.values())
+    loss = loss_of(graph.model, setting.loss)
+    gradients = gradient_function(graph.model, variables, loss)
+    for batch in batches:
+        slices = {
+            id(v): view_of(v) * g
+            for v, g in zip(variables, _gradients(graph.model, gradients, batch), strict=True)
+        }
+        sums = {(key, a): _along(v, a) for key, v in slices.items() for a in range(v.ndim)}
+        yield {
+            group: [
+                (m, sum_by_unit(group, m.units, sums[id(m.weight.variable), m.weight.axis]))
+                for m in found
+            ]
+            for group, found in owned.items()
+        }
+
+
+def _along(values: np.ndarray, axis: int) -> np.ndarray:
+    others = tuple(a for a in range(values.ndim) if a != axis)
+    return values.sum(axis=others, dtype="float64")
+
+
+def _gradients(
+    model: keras.Model, function: Callable[[Batch], list[np.ndarray]], batch: Batch
+) -> list[np.ndarray]:
+    """Gradients of a batch's mean loss, a part at a time where the whole needs much memory."""
+    size = model_complexity(model).activation_memory or 0
+    step = max(1, MEMORY // max(size, 1))
+    parts = [batch.slice(i, i + step) for i in range(0, len(batch), step)]
+    total: list[np.ndarray] = []
+    for part in parts:
+        weighted = [g * (len(part) / len(batch)) for g in function(part)]
+        total = [a + b for a, b in zip(total, weighted, strict=True)] if total else weighted
+    return total
+
+
+def gates(found: list[tuple[Member, np.ndarray]]) -> np.ndarray:
+    """``∂L/∂z`` of every unit, z the gate at all that read it, ``(units,)``.
+
+    What nothing reads through a weight of its own is gated where it is made.
+    """
+    roles = [m.weight.role for m, _ in found]
+    role = next(r for r in ("in", "channel", "out") if r in roles)
+    return np.sum([values for m, values in found if m.weight.role == role], axis=0)
+
+
+@dataclass(frozen=True)
+class _Gradient(Criterion):
+    """What the criteria from gradients share.
+
+    Args:
+        batches: how many are used at most.
+        batch_size: samples per batch, where the data are arrays.
+    """
+
+    needs: ClassVar[str] = "labels"
+    batches: int = 50
+    batch_size: int = 32
+
+    def _products(self, graph: ChannelGraph, setting: Setting) -> Iterator[Products]:
+        data: Any = setting.data
+        rebatched = data.with_batch_size(self.batch_size, self.batches)
+        yield from products(graph, setting, rebatched)
+
+
+@criterion("taylor")
+@serializable
+@dataclass(frozen=True)
+class Taylor(_Gradient):
+    """First-order Taylor expansion on weights: ``Σ_m |⟨w_m, ∂L/∂w_m⟩|`` over the members m.
+
+    Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019. Needs labels;
+    costs one forward and backward pass per batch.
+    """
+
+    def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
+        """Absolute products of weights and mean gradients, summed over members."""
+        total: dict[Group, Any] = defaultdict(float)
+        for batch in self._products(graph, setting):
+            for group, found in batch.items():
+                total[group] = total[group] + np.array([values for _, values in found])
+        return {group: np.abs(sums).sum(axis=0) for group, sums in total.items()}
+
+
+@criterion("gate_taylor")
+@serializable
+@dataclass(frozen=True)
+class GateTaylor(_Gradient):
+    """Squared gate Taylor: ``Σ_b (∂L_b/∂z_c)²``, z the gate wherever channel c is read.
+
+    Molchanov et al., CVPR 2019, "method 22"; the default where labelled data are given. Needs
+    labels; costs one forward and backward pass per batch. Invariant to how scale is shared out
+    between layers. Do not normalise it per group; divide by what a channel costs instead.
+    """
+
+    def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
+        """Squared derivatives by the gates, summed over batches."""
+        total: dict[Group, Any] = defaultdict(float)
+        for batch in self._products(graph, setting):
+            for group, found in batch.items():
+                total[group] = total[group] + gates(found) ** 2
+        return dict(total)
+
+
+@criterion("group_fisher")
+@serializable
+@dataclass(frozen=True)
+class GroupFisher(GateTaylor):
+    """Group Fisher: ``Σ_n (∂L_n/∂z_c)²`` over single samples n.
+
+    Liu et al., "Group Fisher Pruning for Practical Network Compression", ICML 2021: `GateTaylor`
+    with batches of one. Needs labels; costs one forward and backward pass per sample.
+    """
+
+    batches: int = 512
+    batch_size: int = 1
+
+
+@criterion("jacobian")
+@serializable
+@dataclass(frozen=True)
+class Jacobian(_Gradient):
+    """Jacobian criterion: ``Σ_m Σ_b ⟨w_m, ∂L_b/∂w_m⟩²``, kernel with bias and γ with β as one m.
+
+    Optimal Brain Connection, 2025. Needs labels; costs one forward and backward pass per batch.
+    """
+
+    def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
+        """Squared products per layer and role, summed over layers and batches."""
+        total: dict[Group, Any] = defaultdict(float)
+        for batch in self._products(graph, setting):
+            for group, found in batch.items():
+                total[group] = total[group] + self._of(group, found)
+        return dict(total)
+
+    def _of(self, group: Group, found: list[tuple[Member, np.ndarray]]) -> np.ndarray:
+        pairs: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(group.size))
+        for member, values in found:
+            pairs[member.weight.layer, member.weight.role] += values
+        return np.sum([values**2 for values in pairs.values()], axis=0)
