@@ -7,6 +7,7 @@ which tensors, with which arguments). What is needed of the private one is wrapp
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import types
 import warnings
@@ -17,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras.src.applications import convnext, inception_resnet_v2
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional, functional_like_constructor
 
 from ridurre.errors import ModelError, NotAModelError
@@ -81,6 +83,45 @@ def match_inputs(model: keras.Model, args: tuple[Any, ...], kwargs: dict[str, An
     if isinstance(given, dict) and not isinstance(own, dict):
         return [given[t.name] for t in model.inputs]
     return keras.tree.flatten(given)
+
+
+def standardize_inputs(model: keras.Model, x: Any) -> list[Any]:
+    """Samples as tensors in the order, of the types and of the ranks of `model.inputs`."""
+    inner = model._functional if isinstance(model, keras.Sequential) else model
+    return list(inner._standardize_inputs(x))
+
+
+def infer(operation: keras.Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a layer or operation on tensors in inference mode, as `model.predict` does.
+
+    No gradient is recorded. A call that was written with ``training=True`` is in inference mode
+    all the same, as Keras has it.
+    """
+    if "training" in getattr(operation, "_call_context_args", ()):
+        kwargs = kwargs | {"training": False}
+    with _no_gradient():
+        return operation(*args, **kwargs)
+
+
+def _no_gradient() -> contextlib.AbstractContextManager[Any]:
+    """PyTorch keeps what a gradient would need unless told otherwise."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch  # noqa: PLC0415 - only the backend in use is loaded
+
+    return torch.no_grad()
+
+
+def keras_mask(tensor: Any) -> Any:
+    """The mask that Keras attached to a tensor, or None."""
+    return get_keras_mask(tensor)
+
+
+def mask_tensor(tensor: Any, mask: Any) -> Any:
+    """The tensor, with a Keras mask attached unless that is None."""
+    if mask is not None:
+        set_keras_mask(tensor, mask)
+    return tensor
 
 
 def check_model(model: object) -> None:
@@ -285,35 +326,6 @@ def shape_of(variable: keras.Variable) -> tuple[int, ...]:
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:
     """All layers inside a layer or model, at every depth, outer ones first."""
     return list(layer._flatten_layers(include_self=False, recursive=True))
-
-
-def random_inputs(
-    model: keras.Model,
-    batch_size: int = 2,
-    input_shape: tuple[int, ...] | None = None,
-    open_size: int = 64,
-    seed: int = 0,
-) -> Any:
-    """Random inputs in the structure that the model takes.
-
-    Args:
-        model: its inputs give structure, shapes and types; integers are 0 or 1.
-        batch_size: samples, where the batch size is open.
-        input_shape: shape of one sample, for models with one input.
-        open_size: size of axes that the model leaves open.
-        seed: of the random numbers.
-    """
-    rng = np.random.default_rng(seed)
-
-    def one(tensor: keras.KerasTensor) -> Any:
-        sample = input_shape or tuple(n or open_size for n in tensor.shape[1:])
-        shape = (tensor.shape[0] or batch_size, *sample)
-        if "int" in tensor.dtype or tensor.dtype == "bool":
-            return rng.integers(0, 2, shape).astype(tensor.dtype)
-        return to_numpy(keras.ops.cast(rng.normal(size=shape).astype("float32"), tensor.dtype))
-
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return keras.tree.map_structure(one, structure)
 
 
 def run_compiled(model: keras.Model) -> Callable[[Any], Any]:

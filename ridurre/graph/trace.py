@@ -25,7 +25,9 @@ class Trace:
     Nested models are inlined; each of their calls is run by itself.
 
     Attributes:
+        model: the model.
         space: everything the rules reported.
+        inputs, outputs: the model's.
         calls: all calls of layers and operations, in running order.
         first: the first call (and the first labels) of every symbolic tensor, by its id.
         layers: every layer by its name behind the names of the nested models it stands in.
@@ -39,8 +41,9 @@ class Trace:
         self.layers: dict[str, keras.Layer] = {}
         self.by_layer: dict[int, list[Call]] = collections.defaultdict(list)
         self._nested_ends: dict[int, list[Value]] = {}
-        inputs = [unlabelled(t) for t in functional_graph(model).inputs]
-        self.outputs = self._run(model, inputs, "")
+        self.model = model
+        self.inputs = [unlabelled(t) for t in functional_graph(model).inputs]
+        self.outputs = self._run(model, self.inputs, "")
         self.space.at(model.name, type(model).__name__)
         for value in self.outputs:
             self.space.freeze(value.labels, Reason.OUTPUT)
