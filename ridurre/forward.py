@@ -55,6 +55,14 @@ class Step:
         self.run()
         return [self._forward.tensor(value, batch) for value in self.call.outputs]
 
+    def knows(self, value: Value) -> bool:
+        """Whether some other tensor of the model is known now."""
+        return self._forward.knows(value)
+
+    def tensor(self, value: Value, batch: int) -> Tensor:
+        """Some other tensor that is known now; see `Forward.tensor`."""
+        return self._forward.tensor(value, batch)
+
     def run(self) -> None:
         """Run the call on all batches, once."""
         if not self._done:
