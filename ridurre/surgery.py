@@ -86,12 +86,12 @@ class Alive:
 
     def size(self, variable: keras.Variable, axis: int) -> int:
         """How many positions of a weight's axis are left."""
-        axis %= len(variable.shape)
         kept = self.kept(variable, axis)
         return variable.shape[axis] if kept is None else int(kept.sum())
 
     def kept(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
         """Which positions of a weight's axis are left; None for all."""
+        axis %= len(variable.shape)
         weight = self._weights.get((id(variable), axis))
         return None if weight is None else self._alive[weight.labels].any(axis=1)
 

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import library_operation, to_numpy
-from ridurre.forward import Step
+from ridurre.forward import Step, run_call
 from ridurre.graph.labels import Value
 from ridurre.graph.rules import Call
 from ridurre.recovery.linear import CONVOLUTIONS, Linear
@@ -175,8 +175,9 @@ class Site:
         """
         found: np.ndarray | None = None
         for a, b in self._others(old, new):
-            full = self.pair.cut(a, to_numpy(old.tensor(a, batch)))
-            difference = full.astype(self.after.dtype) - to_numpy(new.tensor(b, batch))
+            full = self.pair.cut(a, to_numpy(foresee(self.pair.old, old, a, batch)))
+            part = to_numpy(foresee(self.pair.new, new, b, batch))
+            difference = full.astype(self.after.dtype) - part
             rows = all_rows(difference, self.after.axis)
             found = rows if found is None else found + rows
         return found
@@ -186,8 +187,14 @@ class Site:
         a, b = self._paths
         if a.add is None or b.add is None:
             return []
+        sides = self.pair.old, self.pair.new
         pairs = [(x, y) for x, y in zip(a.add.inputs, b.add.inputs, strict=True) if y is not b.end]
-        fit = all(old.knows(x) and new.knows(y) and y.shape == b.end.shape for x, y in pairs)
+        fit = all(
+            y.shape == b.end.shape
+            and foreseeable(sides[0], old, x)
+            and foreseeable(sides[1], new, y)
+            for x, y in pairs
+        )
         return pairs if fit and len(pairs) == len(b.add.inputs) - 1 else []
 
     def _correction(self, wanted: np.ndarray, lacking: np.ndarray | float) -> np.ndarray:
@@ -197,6 +204,28 @@ class Site:
         moved = (s - scale) * wanted + (t - offset) + lacking
         alive = np.abs(scale) > _TINY * np.abs(scale).max()
         return np.where(alive, moved / np.where(alive, scale, 1), 0)
+
+
+def foreseeable(side: Side, step: Step, value: Value) -> bool:
+    """Whether a tensor is known, or follows from known ones through layers that stay as they are.
+
+    Keras runs every call as late as it can, so a shortcut often waits until it is added.
+    """
+    if step.knows(value):
+        return True
+    call = side.maker.get(value)
+    if call is None or type(call.operation) in FITTED:
+        return False
+    return all(foreseeable(side, step, x) for x in call.inputs)
+
+
+def foresee(side: Side, step: Step, value: Value, batch: int) -> Any:
+    """A foreseeable tensor, computed for the moment if it is not known."""
+    if step.knows(value):
+        return step.tensor(value, batch)
+    call = side.maker[value]
+    outputs = run_call(call, {x: foresee(side, step, x, batch) for x in call.inputs})
+    return outputs[call.outputs.index(value)]
 
 
 def all_rows(x: np.ndarray, axis: int) -> np.ndarray:
