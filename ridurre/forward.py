@@ -55,6 +55,14 @@ class Step:
         self.run()
         return [self._forward.tensor(value, batch) for value in self.call.outputs]
 
+    def knows(self, value: Value) -> bool:
+        """Whether some other tensor of the model is known now."""
+        return self._forward.knows(value)
+
+    def tensor(self, value: Value, batch: int) -> Tensor:
+        """Some other tensor that is known now; see `Forward.tensor`."""
+        return self._forward.tensor(value, batch)
+
     def run(self) -> None:
         """Run the call on all batches, once."""
         if not self._done:
@@ -133,13 +141,8 @@ class Forward:
     def run(self, call: Call) -> None:
         """Run one call on all batches; a `Step` does this."""
         for batch in range(self.batches):
-
-            def fill(x: Any, batch: int = batch) -> Any:
-                return self.tensor(x, batch) if isinstance(x, Value) else x
-
-            args, kwargs = keras.tree.map_structure(fill, (call.args, call.kwargs))
-            outputs = infer(call.operation, args, kwargs)
-            self._put(call.outputs, keras.tree.flatten(outputs), batch)
+            tensors = {value: self.tensor(value, batch) for value in call.inputs}
+            self._put(call.outputs, run_call(call, tensors), batch)
 
     def _put(self, values: list[Value], tensors: list[Tensor], batch: int) -> None:
         for value, tensor in zip(values, tensors, strict=True):
@@ -148,6 +151,16 @@ class Forward:
     def _drop(self, value: Value) -> None:
         for batch in range(self.batches):
             self._store.drop((value, batch))
+
+
+def run_call(call: Call, tensors: dict[Value, Tensor]) -> list[Tensor]:
+    """The outputs of a call in inference mode, given the tensors of its inputs."""
+
+    def fill(x: Any) -> Any:
+        return tensors[x] if isinstance(x, Value) else x
+
+    args, kwargs = keras.tree.map_structure(fill, (call.args, call.kwargs))
+    return keras.tree.flatten(infer(call.operation, args, kwargs))
 
 
 def _last_uses(trace: Trace) -> dict[Value, float]:

@@ -67,7 +67,7 @@ def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = Fal
     return model
 
 
-class _Alive:
+class Alive:
     """What is left, in the terms that rules ask in (`ridurre.graph.rules.Kept`)."""
 
     def __init__(self, graph: ChannelGraph, alive: np.ndarray) -> None:
@@ -75,19 +75,22 @@ class _Alive:
         self._alive = alive
 
     def positions(self, labels: Labels, axis: int) -> np.ndarray:
+        """Which positions along an axis of a tensor with these labels are left."""
         others = tuple(a for a in range(labels.ndim) if a != axis % labels.ndim)
         return self._alive[labels].any(axis=others)
 
     def count(self, labels: Labels, axis: int) -> int:
+        """How many positions along an axis of a tensor with these labels are left."""
         return int(self.positions(labels, axis).sum())
 
     def size(self, variable: keras.Variable, axis: int) -> int:
-        axis %= len(variable.shape)
+        """How many positions of a weight's axis are left."""
         kept = self.kept(variable, axis)
         return variable.shape[axis] if kept is None else int(kept.sum())
 
     def kept(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
         """Which positions of a weight's axis are left; None for all."""
+        axis %= len(variable.shape)
         weight = self._weights.get((id(variable), axis))
         return None if weight is None else self._alive[weight.labels].any(axis=1)
 
@@ -97,7 +100,7 @@ class _Rebuilder:
 
     def __init__(self, graph: ChannelGraph, alive: np.ndarray) -> None:
         self.trace = graph.trace
-        self.kept = _Alive(graph, alive)
+        self.kept = Alive(graph, alive)
         self.new: dict[int, tuple[Any, Any]] = {}
 
     def model(self, model: keras.Model) -> keras.Model:

@@ -1,0 +1,149 @@
+"""The ResNets for CIFAR-10 of He et al. 2015 with published weights, and the data they read.
+
+Run as a script, it checks the accuracies that the weights are published with. What it needs and
+where that comes from is described in the README next to the checkpoints.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from common import say
+
+import keras  # isort: skip - `common` quietens it
+from keras import layers as L
+from keras import ops
+
+CHECKPOINTS = Path("/work/shared/data")
+IMAGES = Path("/tmp/cifar10.npz")
+MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+#: Percent correct of the 10000 test images: as stored (README of the checkpoints).
+PUBLISHED = {20: 91.73, 56: 93.39}
+DEPTHS = (20, 32, 44, 56)
+WIDTHS = (16, 32, 64)
+
+
+class Images(NamedTuple):
+    """CIFAR-10: images as stored, uint8 ``(n, 32, 32, 3)``, and labels ``(n,)``."""
+
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+
+def load_images(path: Path = IMAGES) -> Images:
+    with np.load(path) as file:
+        return Images(*(file[name] for name in Images._fields))
+
+
+def normalise(images: np.ndarray) -> np.ndarray:
+    """Pixels as the networks read them."""
+    return (images.astype("float32") / 255 - MEAN) / STD
+
+
+def augment(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random crop out of the image with four black pixels around it, and random flip.
+
+    On pixels as stored: padded after normalisation, the border would not be black.
+    """
+    padded = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    top, left = rng.integers(0, 9, (2, len(images), 1))
+    rows, columns = top + np.arange(32), left + np.arange(32)
+    flip = rng.random(len(images)) < 0.5
+    columns[flip] = columns[flip, ::-1]
+    return padded[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def augmented_batches(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """One epoch in random order, augmented and normalised."""
+    order = rng.permutation(len(images))
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        yield normalise(augment(images[part], rng)), labels[part]
+
+
+def resnet(depth: int = 56) -> keras.Model:
+    """A CIFAR ResNet without weights; names are those of the checkpoints."""
+    blocks = (depth - 2) // 6
+    inputs = keras.Input((32, 32, 3), name="image")
+    x = _conv_norm(inputs, WIDTHS[0], 1, "conv1", "bn1")
+    x = L.ReLU(name="relu")(x)
+    for stage, width in enumerate(WIDTHS, 1):
+        for block in range(blocks):
+            x = _block(x, width, 2 if stage > 1 and block == 0 else 1, f"layer{stage}.{block}")
+    x = L.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, L.Dense(10, name="linear")(x), name=f"resnet{depth}")
+
+
+def _block(x: keras.KerasTensor, width: int, stride: int, name: str) -> keras.KerasTensor:
+    y = _conv_norm(x, width, stride, f"{name}.conv1", f"{name}.bn1")
+    y = L.ReLU(name=f"{name}.relu1")(y)
+    y = _conv_norm(y, width, 1, f"{name}.conv2", f"{name}.bn2")
+    if stride > 1:  # option A: every second pixel, zeros for the new channels
+        edge = width // 4
+        x = ops.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (edge, edge)))
+    return L.ReLU(name=f"{name}.relu2")(L.Add(name=f"{name}.add")([y, x]))
+
+
+def _conv_norm(
+    x: keras.KerasTensor, width: int, stride: int, conv: str, norm: str
+) -> keras.KerasTensor:
+    if stride > 1:  # Keras' own padding would be one-sided
+        x = L.ZeroPadding2D(1, name=f"{conv}.pad")(x)
+    padding = "valid" if stride > 1 else "same"
+    x = L.Conv2D(width, 3, stride, padding=padding, use_bias=False, name=conv)(x)
+    return L.BatchNormalization(momentum=0.9, epsilon=1e-5, name=norm)(x)
+
+
+def load(depth: int = 56, folder: Path = CHECKPOINTS) -> keras.Model:
+    """A CIFAR ResNet with its published weights."""
+    model = resnet(depth)
+    with np.load(folder / f"resnet{depth}_cifar10.npz") as file:
+        for layer in model.layers:
+            if layer.weights:
+                layer.set_weights(_weights(layer, file))
+    return model
+
+
+def _weights(layer: keras.Layer, file: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    names = {
+        L.Conv2D: ("weight",),
+        L.Dense: ("weight", "bias"),
+        L.BatchNormalization: ("weight", "bias", "running_mean", "running_var"),
+    }[type(layer)]
+    kernel, *rest = (file[f"{layer.name}.{name}"] for name in names)
+    axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[kernel.ndim]
+    return [kernel.transpose(axes), *rest]
+
+
+def correct(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+    """Percent of the images (as stored) that are told right."""
+    guesses = model.predict(normalise(images), batch_size=250, verbose=0).argmax(axis=1)
+    return 100 * float((guesses == labels).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
+    parser.add_argument("--images", type=Path, default=IMAGES)
+    parser.add_argument("--depths", type=int, nargs="+", default=list(PUBLISHED))
+    args = parser.parse_args()
+    images = load_images(args.images)
+    for depth in args.depths:
+        accuracy = correct(load(depth, args.checkpoints), images.x_test, images.y_test)
+        say(
+            f"ResNet-{depth}: {accuracy:.2f} % of the test images, {PUBLISHED.get(depth)} published"
+        )
+        if abs(accuracy - PUBLISHED.get(depth, accuracy)) > 0.02:
+            raise SystemExit(f"ResNet-{depth} does not compute what its author's does.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Refit layers so that they compute what the original's do, from inputs that lack channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ridurre.forward import Step
+from ridurre.recovery.pair import Pair
+from ridurre.recovery.sites import Site, site_of
+from ridurre.recovery.solve import Ridge, rows_for
+
+
+def sites(pair: Pair, title: str) -> Iterator[tuple[Site, Step, Step, np.random.Generator]]:
+    """Every layer that can be refitted, when it is its turn in a walk through both models."""
+    for index, (old, new) in enumerate(pair.walk(title)):
+        site = site_of(pair, old.call, new.call)
+        if site is not None:
+            yield site, old, new, np.random.default_rng((pair.settings.seed, index))
+
+
+def least_squares(pair: Pair) -> None:
+    """Refit every layer to what it computes in the original: masked least squares.
+
+    Layer by layer in running order, with inputs X from the pruned network as it was repaired so
+    far and targets Y from the original (before the activation function), the change D of the
+    kernel and c of the bias minimise ``‖Y − X(W + D) − b − c‖² + λ‖D‖²`` with λ = ridge · mean
+    diag(XᵀX). Where a layer's output is added to others that are known already (the last layer of
+    a residual branch), Y makes up for what these lack.
+
+    Source: He, Zhang & Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks",
+    sections 3.1 and 3.2. Needs samples, no labels. Cost: a forward pass of each model, and per
+    layer a Gram matrix of ``rows × columns²`` and its Cholesky factor.
+    """
+    for site, old, new, rng in sites(pair, "by least squares"):
+        linear, movable = site.after, site.movable
+        total = pair.settings.max_rows
+        rows = rows_for(linear.groups, linear.columns, min(total, site.available(old)))
+        matrices = linear.matrices
+        ridge = Ridge(*matrices.shape, rows=rows, intercept=movable)
+        for x, wanted in site.rows(old, new, rows, rng):
+            ridge.add(x, linear.split(wanted - linear(x)))
+        change, offset = ridge.solve(pair.settings.ridge)
+        site.change(matrices + change, offset.reshape(-1))
+
+
+def mean(pair: Pair) -> None:
+    """Move every layer's bias so that the mean of its outputs is that of the original.
+
+    ``b ← b + E[Y − X·W − b]``; for the first layer after a cut that is ``b + W_P · E[x_P]`` with
+    the removed channels P. Layers without bias are left alone unless a batch norm follows.
+
+    Source: the compensation of FLAP (An et al. 2024) and Variance-Based Pruning (2025). Needs
+    samples, no labels. Cost: a forward pass of each model.
+    """
+    for site, old, new, rng in sites(pair, "of means"):
+        if not site.movable:
+            continue
+        total, count = np.zeros(site.after.outputs), 0
+        for x, wanted in site.rows(old, new, pair.settings.max_rows, rng):
+            total += (wanted - site.after(x)).sum(axis=0, dtype="float64")
+            count += len(wanted)
+        site.change(None, total / count)
