@@ -1,6 +1,7 @@
 """ridurre: give it a Keras model, get a smaller one that computes the same without what it lost."""
 
-from ridurre import testing
+from ridurre import criteria, schedules, testing
+from ridurre.criteria import Criterion
 from ridurre.cut import prune_batchnorm, prune_conv, prune_related_conv
 from ridurre.dependency import DependencyGraph
 from ridurre.errors import RidurreError, RidurreWarning
@@ -9,12 +10,30 @@ from ridurre.measure import Complexity, measure_latency, model_complexity
 from ridurre.methods import KMeansFilterPruning, RandomFilterPruning
 from ridurre.plan import PruningPlan
 from ridurre.pruning import BasePruning
+from ridurre.recovery import recover
+from ridurre.shrinking import Bins
+from ridurre.strategy import ChannelPrune, prune
 from ridurre.surgery import apply
+from ridurre.targets import ActivationMemory, FileSize, Filters, Latency, MACs, Params, Target
 from ridurre.verification import verify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActivationMemory",
+    "Bins",
+    "ChannelPrune",
+    "Criterion",
+    "FileSize",
+    "Filters",
+    "Latency",
+    "MACs",
+    "Params",
+    "Target",
+    "criteria",
+    "prune",
+    "recover",
+    "schedules",
     "BasePruning",
     "Complexity",
     "DependencyGraph",

@@ -7,7 +7,7 @@ channels × output channels × …), and a cut changes the sizes. `Cost` holds s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -57,6 +57,11 @@ class Cost:
         counts = self._counts(alive)
         return self._sum(counts) - self._sum(np.maximum(counts - self._owned, 0))
 
+    def after(self, alive: np.ndarray, group: int, units: np.ndarray) -> np.ndarray:
+        """The sum when so many more units of one group go, ``(len(units),)``."""
+        fewer = self._counts(alive) - np.outer(units, self._owned[group])
+        return self._sum(np.maximum(fewer, 0))
+
     def _number(self, axis: Labels, known: dict[tuple[tuple[int, ...], bytes], int]) -> int:
         key = (axis.shape, axis.tobytes())
         if key not in known:
@@ -88,6 +93,36 @@ class Cost:
 def cost_of(graph: ChannelGraph, kind: str) -> Cost:
     """One of `COSTS` by name, for the model of a graph."""
     return Cost(graph, COSTS[check_choice("cost", kind, COSTS)](graph))
+
+
+def latency_rates(graph: ChannelGraph, seconds: Sequence[float]) -> list[float]:
+    """Seconds per multiply-accumulate (or per output element, where there are none) of each call.
+
+    Args:
+        graph: of a model.
+        seconds: of every call, in running order (see `ridurre.measure.call_latencies`).
+    """
+    everything = np.ones(graph.trace.space.size, bool)
+    amounts = [Cost(graph, p).total(everything) for p in _by_call(graph)]
+    return [s / n if n else 0.0 for s, n in zip(seconds, amounts, strict=True)]
+
+
+def cost_of_latency(graph: ChannelGraph, rates: Sequence[float]) -> Cost:
+    """Seconds of a prediction, if every call took its rate times its size.
+
+    Args:
+        graph: of the model that the rates were measured on, or of a smaller copy.
+        rates: see `latency_rates`.
+    """
+    scaled = zip(_by_call(graph), rates, strict=True)
+    return Cost(graph, [Product(p.times * r, p.axes) for parts, r in scaled for p in parts])
+
+
+def _by_call(graph: ChannelGraph) -> list[list[Product]]:
+    return [
+        work_of(graph, call) or [elements(graph, v, 1) for v in call.outputs]
+        for call in graph.trace.calls
+    ]
 
 
 def elements(graph: ChannelGraph, operand: keras.Variable | Value, times: float) -> Product:

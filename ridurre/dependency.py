@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from ridurre.errors import RequestError, RidurreWarning
 from ridurre.graph import ChannelGraph, Group, Reason
 from ridurre.graph.select import Selector
-from ridurre.plan import Planner, PruningPlan
+from ridurre.plan import Planner, PruningPlan, Removed
 from ridurre.surgery import rebuild
 
 
@@ -72,11 +73,22 @@ class DependencyGraph(ChannelGraph):
         request: Mapping[Any, Sequence[int]]
         request = layer if isinstance(layer, Mapping) else {layer: [] if idxs is None else idxs}
         planner = Planner(self)
+        return self._plan(planner, planner.alive(request))
 
+    def complete(self, removed: Removed) -> PruningPlan:
+        """The plan that removes just these positions, ``{variable path: {axis: indices}}``.
+
+        Raises:
+            PlanMismatchError: the model has no such positions, or coupled ones are missing.
+        """
+        planner = Planner(self)
+        return self._plan(planner, planner.labels_of(PruningPlan(removed, (), {})))
+
+    def _plan(self, planner: Planner, alive: np.ndarray) -> PruningPlan:
         def execute(plan: PruningPlan, keep_compiled: bool) -> keras.Model:
             return rebuild(self, planner.labels_of(plan), keep_compiled=keep_compiled)
 
-        return planner.plan(planner.alive(request), execute)
+        return planner.plan(alive, execute)
 
     def _warn_barriers(self) -> None:
         """One warning for all layers without a rule that channels flow into."""

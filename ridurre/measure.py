@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,14 @@ import numpy as np
 from ridurre.backend import (
     bytes_per_number,
     check_model,
+    compiled,
     parameters_of,
     recreate,
     run_compiled,
 )
-from ridurre.data import random_inputs
+from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError
+from ridurre.forward import Forward, Step, run_call
 from ridurre.graph.rules import Call, rule_for
 from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.trace import Trace
@@ -190,11 +193,33 @@ def measure_latency(
         )
     inputs = random_inputs(model, batch_size, input_shape)
     predict = run_compiled(model)
-    for _ in range(warmup):
-        predict(inputs)
+    return statistics.median(timed(lambda: predict(inputs), repeats, warmup))
+
+
+def call_latencies(trace: Trace, *, batch_size: int = 1, repeats: int = 5) -> list[float]:
+    """Median time of every call of a model alone, compiled, on random inputs, in seconds.
+
+    Args:
+        trace: of the model.
+        batch_size: samples per call.
+        repeats: timed runs, after two to warm up.
+    """
+    data = [Batch(random_inputs(trace.model, batch_size))]
+    return [_call_latency(step, repeats) for step in Forward(trace, data)]
+
+
+def _call_latency(step: Step, repeats: int) -> float:
+    tensors = step.inputs(0)
+    run = compiled(lambda x: run_call(step.call, dict(zip(step.call.inputs, x, strict=True))))
+    return statistics.median(timed(lambda: run(tensors), repeats, warmup=2))
+
+
+def timed(action: Callable[[], Any], repeats: int, warmup: int) -> list[float]:
+    """Wall times of an action in seconds, after some runs to warm up."""
     times = []
-    for _ in range(repeats):
+    for turn in range(warmup + repeats):
         start = time.perf_counter()
-        predict(inputs)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        action()
+        if turn >= warmup:
+            times.append(time.perf_counter() - start)
+    return times

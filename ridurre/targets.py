@@ -6,7 +6,7 @@ import abc
 import numbers
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -29,7 +29,9 @@ class Target(abc.ABC):
     """
 
     #: What one unit is called in messages.
-    unit = ""
+    unit: ClassVar[str] = ""
+    #: The cost (see `ridurre.costs`) that a cut changes the number by; None: it has to be measured.
+    cost: ClassVar[str | None] = None
 
     def __init__(self, value: float) -> None:
         good = isinstance(value, numbers.Real) and not isinstance(value, bool) and value > 0
@@ -63,8 +65,11 @@ class Target(abc.ABC):
         return cls(**config)
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items() if k != "value")
-        return f"{type(self).__name__}({self.value!r}{', ' + arguments if arguments else ''})"
+        config = {k: v for k, v in self.get_config().items() if v is not None}
+        arguments = [f"{k}={v!r}" for k, v in config.items() if k != "value"]
+        if "value" in config:
+            arguments.insert(0, repr(self.value))
+        return f"{type(self).__name__}({', '.join(arguments)})"
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.get_config() == other.get_config()
@@ -78,6 +83,7 @@ class Filters(Target):
     """Output filters of all convolutions."""
 
     unit = "filters"
+    cost = "filters"
 
     def measure(self, model: keras.Model) -> int:
         """Filters of a model."""
@@ -89,6 +95,7 @@ class Params(Target):
     """Parameters: weights that training would change, frozen or not."""
 
     unit = "parameters"
+    cost = "parameters"
 
     def measure(self, model: keras.Model) -> int:
         """Parameters of a model."""
@@ -126,6 +133,7 @@ class MACs(_Sized):
     """Multiply-accumulate operations of one sample (FLOPs = 2 × MACs)."""
 
     unit = "multiply-accumulates"
+    cost = "macs"
 
     def measure(self, model: keras.Model) -> int:
         """MACs of a model."""
@@ -137,6 +145,7 @@ class ActivationMemory(_Sized):
     """Bytes of the outputs of all layers together, for one sample."""
 
     unit = "bytes"
+    cost = "memory"
 
     def measure(self, model: keras.Model) -> int:
         """Activation memory of a model."""
@@ -216,6 +225,7 @@ class FileSize(Target):
     """Bytes of the model saved as a ``.keras`` file, without an optimizer's state."""
 
     unit = "bytes"
+    cost = "file"
 
     def measure(self, model: keras.Model) -> int:
         """Size of a model's file."""

@@ -29,10 +29,12 @@ LEVELS = (
     {"methods"},
     {"pruning", "training", "finetune"},
     {"strategy"},
+    {"shrinking"},
     {"report", "selection", "schedules", "targets", "masks", "voting", "checkpoints"},
     {"dependency", "recovery"},
-    {"criteria", "surgery", "cut", "verification"},
-    {"plan", "forward", "costs", "measure"},
+    {"criteria", "surgery", "cut", "verification", "trail"},
+    {"plan", "costs", "measure"},
+    {"forward"},
     {"graph"},
     {"data"},
     {"backend", "checks"},
@@ -152,12 +154,12 @@ def hidden_imports(package: Path) -> list[str]:
 
 
 def outside_backend(package: Path) -> list[str]:
-    """Keras' private parts and particular backends, anywhere but in backend.py."""
+    """Keras' private parts and particular backends, anywhere but in the package backend."""
     modules = read_modules(package)
     return [
         f"{module}:{node.lineno} uses {name}"
         for module, tree in modules.items()
-        if module != f"{package.name}.backend"
+        if not f"{module}.".startswith(f"{package.name}.backend.")
         for node in ast.walk(tree)
         for name in [*imported_names(module, node, modules), *accessed_names(node)]
         if name in PRIVATE_KERAS or any(f"{name}.".startswith(f"{top}.") for top in BACKEND_ONLY)

@@ -275,28 +275,27 @@ def all_layers(layer: keras.Layer) -> list[keras.Layer]:
 
 def run_compiled(model: keras.Model) -> Callable[[Any], Any]:
     """The model's inference as one compiled function that returns when the result is there."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf  # noqa: PLC0415 - only the backend in use is loaded
-
-        function = tf.function(lambda x: model(x, training=False))
-    elif keras.backend.backend() == "jax":
-        import jax  # noqa: PLC0415
-
+    if keras.backend.backend() == "jax":
         state = (
             [v.value for v in model.trainable_variables],
             [v.value for v in model.non_trainable_variables],
         )
-        compiled = jax.jit(lambda x: model.stateless_call(*state, x, training=False)[0])
-        return lambda x: jax.block_until_ready(compiled(x))
-    else:
+        return compiled(lambda x: model.stateless_call(*state, x, training=False)[0])
+    return compiled(lambda x: model(x, training=False))
 
-        def function(x: Any) -> Any:
-            return model(x, training=False)
 
-    def run(x: Any) -> Any:
-        return keras.tree.map_structure(to_numpy, function(x))
+def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of tensors, compiled where the back end can, that returns when it has run."""
+    if keras.backend.backend() == "jax":
+        import jax  # noqa: PLC0415 - only the backend in use is loaded
 
-    return run
+        fast = jax.jit(function)
+        return lambda x: jax.block_until_ready(fast(x))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # noqa: PLC0415
+
+        function = tf.function(function)
+    return lambda x: keras.tree.map_structure(to_numpy, function(x))
 
 
 def build_shape(layer: keras.Layer) -> tuple[int | None, ...]:

@@ -1,0 +1,262 @@
+"""Carry out a channel strategy: score, select, cut, repair, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from ridurre import criteria, schedules
+from ridurre.backend.training import loss_of
+from ridurre.costs import Cost, cost_of, cost_of_latency, latency_rates
+from ridurre.criteria import Criterion
+from ridurre.criteria.base import Scores
+from ridurre.data import Batches
+from ridurre.dependency import DependencyGraph
+from ridurre.errors import NothingToPruneError
+from ridurre.graph import ChannelGraph, Group
+from ridurre.graph.select import Selector
+from ridurre.measure import call_latencies
+from ridurre.plan import PruningPlan
+from ridurre.recovery import recover
+from ridurre.selection import Key, Limits, Origin, Ranking, Request, allocate, key_of
+from ridurre.targets import Target
+from ridurre.trail import Trail
+
+logger = logging.getLogger("ridurre")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bins:
+    """Amounts by the width of a group: the classic ``define_prune_bins``.
+
+    A group of n units, ``bounds[i] <= n < bounds[i + 1]``, loses ``amounts[i]`` of them; one
+    outside all bins loses nothing.
+
+    Args:
+        bounds: increasing numbers of channels, one more than amounts.
+        amounts: fractions to remove.
+    """
+
+    bounds: tuple[float, ...]
+    amounts: tuple[float, ...]
+
+    def amount(self, size: int) -> float:
+        """The amount for a group of this size."""
+        bins = zip(self.bounds, self.bounds[1:], self.amounts, strict=False)
+        return next((a for low, high, a in bins if low <= size < high), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a channel strategy is made of, checked; see `ridurre.ChannelPrune`."""
+
+    amount: float | Mapping[Any, float] | Bins | None
+    targets: tuple[Target, ...]
+    criterion: Criterion | None
+    scope: str
+    cost: str | None
+    data: Batches | None
+    loss: Any
+    recover: Mapping[str, Any] | None
+    steps: int
+    schedule: schedules.Schedule
+    limits: Limits
+    layers: Selector | None
+    protect: Selector | None
+    seed: int | None
+
+    @property
+    def used_criterion(self) -> Criterion:
+        """The criterion that is given, or the default for the data that are given."""
+        if self.criterion is not None:
+            return self.criterion
+        labelled = self.data is not None and self.data.labelled
+        return criteria.get("gate_taylor" if labelled else "l1")
+
+
+class Shrinking:
+    """One strategy on one model.
+
+    Attributes:
+        model: the smaller model so far.
+    """
+
+    def __init__(self, settings: Settings, model: keras.Model) -> None:
+        self.settings = settings
+        self.original = self.model = model
+        self.first = self._graph()
+        if not self.first.groups:
+            raise NothingToPruneError(
+                f"The model {model.name!r} has no channels that can be pruned. Channels tied to "
+                "its inputs or outputs, protected ones and those that flow into layers without a "
+                "rule have to stay."
+            )
+        self._criterion = settings.used_criterion
+        if self._criterion.needs == "labels":
+            loss_of(model, settings.loss)  # a missing loss is noticed before any work
+        chosen = None if settings.layers is None else frozenset(self.first.select(settings.layers))
+        self._limits = dataclasses.replace(settings.limits, layers=chosen)
+        self._origin = Origin(self.first, settings.scope, settings.limits.streams)
+        self._amounts = self._amounts_by_layer()
+        self._trail = Trail(self.first)
+        self._before = [t.measure(model) for t in settings.targets]
+        self._rates: list[float] = []
+        if settings.cost == "latency":
+            self._rates = latency_rates(self.first, call_latencies(self.first.trace))
+
+    def all_steps(self) -> tuple[keras.Model, PruningPlan]:
+        """The smaller model and its plan."""
+        for step in range(self.settings.steps):
+            self._step(step)
+        plan = self.plan()
+        if self.model is self.original:  # nothing was removed; a new model comes back all the same
+            self.model = plan.exec(keep_compiled=self.original.compiled)
+        return self.model, plan
+
+    def plan(self) -> PruningPlan:
+        """All that was removed so far, as a plan for the original."""
+        return self.first.complete(self._trail.removed)
+
+    def request(self, graph: DependencyGraph, step: int = 0) -> Request:
+        """What goes from the model as it is now."""
+        scores, cost = self._scores(graph, step), self._cost(graph)
+        ranking = Ranking(graph, scores, self._origin, self._limits, cost)
+        return self._select(graph, ranking, step)
+
+    def touched(self) -> list[Key]:
+        """The groups that amounts by layer mean."""
+        return [key_of(g) for g in self.first.groups if self._amounts.keys() & set(g.producers)]
+
+    def _step(self, step: int) -> None:
+        graph = self._graph() if step else self.first
+        request = self.request(graph, step)
+        if not request:
+            return
+        plan = graph.get_pruning_plan(request)
+        logger.info("Step %d of %d: %s", step + 1, self.settings.steps, plan)
+        self.model = plan.exec(keep_compiled=self.original.compiled)
+        self._trail.add(graph, plan)
+        if self.settings.recover is not None:
+            self.model = recover(
+                self.model, self.original, self.plan(), self.settings.data, **self.settings.recover
+            )
+
+    def _graph(self) -> DependencyGraph:
+        return DependencyGraph(self.model, protect=self.settings.protect)
+
+    def _scores(self, graph: ChannelGraph, step: int) -> Scores:
+        s = self.settings
+        seed = None if s.seed is None else s.seed + step
+        return self._criterion.score(graph, s.data, loss=s.loss, seed=seed)
+
+    def _cost(self, graph: ChannelGraph) -> Cost | None:
+        kind = self.settings.cost
+        if kind == "latency":
+            return cost_of_latency(graph, self._rates)
+        return None if kind is None else cost_of(graph, kind)
+
+    def _select(self, graph: DependencyGraph, ranking: Ranking, step: int) -> Request:
+        s = self.settings
+        if s.targets:
+            goals = self._goals(step)
+            reached = _Reached(graph, ranking, s.targets, goals)
+            if s.scope == "knapsack":
+                return allocate(ranking, *reached.costs[0])
+            return ranking.fit(reached, reached.describe)
+        if isinstance(s.amount, float):
+            return ranking.by_amount(self._so_far(s.amount, step))
+        return ranking.by_amounts([self._so_far(self._amount(g), step) for g in ranking.groups])
+
+    def _so_far(self, amount: float, step: int) -> float:
+        return schedules.amount_at(self.settings.schedule, step, self.settings.steps, amount)
+
+    def _goals(self, step: int) -> list[float]:
+        """What should remain after a step; the way from the original to the goal is the amount."""
+        goals = []
+        for target, before in zip(self.settings.targets, self._before, strict=True):
+            amount = max(0.0, 1 - target.goal(before) / before)
+            goals.append(before * (1 - self._so_far(amount, step)))
+        return goals
+
+    def _amounts_by_layer(self) -> dict[str, float]:
+        """A mapping's amounts by full names of layers; of two that mean a layer, the later one."""
+        if not isinstance(self.settings.amount, Mapping):
+            return {}
+        chosen = self.settings.amount.items()
+        return {name: a for key, a in chosen for name in self.first.select(key)}
+
+    def _amount(self, group: Group) -> float:
+        """Layers that are tied lose what the most cautious of them may."""
+        amount = self.settings.amount
+        if isinstance(amount, Bins):
+            return amount.amount(self._origin.size(group))
+        amounts = [self._amounts[n] for n in group.producers if n in self._amounts]
+        return min(amounts, default=0.0)
+
+
+def merged_requests(strategies: Sequence[Settings], graph: DependencyGraph) -> Request:
+    """What several strategies remove together; where two meet, the more cautious one counts."""
+    found: dict[Key, np.ndarray] = {}
+    for settings in strategies:
+        part = Shrinking(settings, graph.model)
+        wanted = {key_of(g): units for g, units in part.request(part.first).items()}
+        for key in part.touched():
+            units = wanted.get(key, np.zeros(0, int))
+            if key not in found or len(units) < len(found[key]):
+                found[key] = units
+    requests = {g: found.get(key_of(g), np.zeros(0, int)) for g in graph.groups}
+    return {g: units for g, units in requests.items() if len(units)}
+
+
+class _Reached:
+    """Whether a request is enough for all targets.
+
+    Numbers that are sums of products (see `ridurre.costs`) are computed, others are measured on the
+    model that the request leads to.
+    """
+
+    def __init__(
+        self,
+        graph: DependencyGraph,
+        ranking: Ranking,
+        targets: Sequence[Target],
+        goals: Sequence[float],
+    ) -> None:
+        self._graph, self._ranking = graph, ranking
+        self._targets, self._goals = targets, goals
+        everything = np.ones(graph.trace.space.size, bool)
+        self.costs: list[tuple[Cost, float]] = []
+        self._measured: list[tuple[Target, float]] = []
+        for target, goal in zip(targets, goals, strict=True):
+            if target.cost is None:
+                self._measured.append((target, goal))
+            else:
+                cost = cost_of(graph, target.cost)
+                # What a file holds besides weights, say, stays as it is.
+                rest = target.measure(graph.model) - cost.total(everything)
+                self.costs.append((cost, goal - rest))
+
+    def __call__(self, request: Request) -> bool:
+        alive = self._ranking.alive(request)
+        if any(cost.total(alive) > goal for cost, goal in self.costs):
+            return False
+        if not self._measured:
+            return True
+        model = self._model(request)
+        return all(target.measure(model) <= goal for target, goal in self._measured)
+
+    def describe(self, request: Request) -> str:
+        """What a request comes to, and what it should come to."""
+        model = self._model(request)
+        return " and ".join(
+            f"{t.measure(model):g} {t.unit} (goal: {goal:g})"
+            for t, goal in zip(self._targets, self._goals, strict=True)
+        )
+
+    def _model(self, request: Request) -> keras.Model:
+        return self._graph.get_pruning_plan(request).exec() if request else self._graph.model
