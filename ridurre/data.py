@@ -44,7 +44,8 @@ class Batches:
 
     Args:
         data: anything that `model.fit` takes: arrays ``x``, tuples ``(x, y)`` and
-            ``(x, y, sample_weight)`` of arrays (or of structures of arrays, for several inputs),
+            ``(x, y, sample_weight)`` of arrays (or of structures of arrays: ``([a, b],)`` for two
+            inputs without labels),
             a `tf.data.Dataset`, a `keras.utils.PyDataset`, a PyTorch `DataLoader`, a generator or
             any other iterable of batches. What a generator gives is kept, as it gives it once.
         batch_size: samples per batch, for arrays. Other sources have their own batches.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,19 +12,21 @@ import keras
 import numpy as np
 
 from ridurre import criteria, schedules
+from ridurre.allocation import allocate
 from ridurre.backend.training import loss_of
+from ridurre.checks import check_fraction
 from ridurre.costs import Cost, cost_of, cost_of_latency, latency_rates
 from ridurre.criteria import Criterion
 from ridurre.criteria.base import Scores
 from ridurre.data import Batches
 from ridurre.dependency import DependencyGraph
-from ridurre.errors import NothingToPruneError
+from ridurre.errors import NothingToPruneError, RequestError
 from ridurre.graph import ChannelGraph, Group
 from ridurre.graph.select import Selector
 from ridurre.measure import call_latencies
 from ridurre.plan import PruningPlan
 from ridurre.recovery import recover
-from ridurre.selection import Key, Limits, Origin, Ranking, Request, allocate, key_of
+from ridurre.selection import Key, Limits, Origin, Ranking, Request, key_of
 from ridurre.targets import Target
 from ridurre.trail import Trail
 
@@ -40,10 +43,23 @@ class Bins:
     Args:
         bounds: increasing numbers of channels, one more than amounts.
         amounts: fractions to remove.
+
+    Raises:
+        RequestError: not one bound more than amounts, or bounds that do not increase.
     """
 
     bounds: tuple[float, ...]
     amounts: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for amount in self.amounts:
+            check_fraction("amount", amount, below_one=True)
+        increasing = all(a < b for a, b in itertools.pairwise(self.bounds))
+        if len(self.bounds) != len(self.amounts) + 1 or not increasing:
+            raise RequestError(
+                "Expected increasing bounds, one more than amounts. Received: "
+                f"bounds={self.bounds}, amounts={self.amounts}."
+            )
 
     def amount(self, size: int) -> float:
         """The amount for a group of this size."""
@@ -167,7 +183,8 @@ class Shrinking:
             reached = _Reached(graph, ranking, s.targets, goals)
             if s.scope == "knapsack":
                 return allocate(ranking, *reached.costs[0])
-            return ranking.fit(reached, reached.describe)
+            request = ranking.fit(reached, reached.describe)
+            return ranking.give_back(request, reached) if reached.computed else request
         if isinstance(s.amount, float):
             return ranking.by_amount(self._so_far(s.amount, step))
         return ranking.by_amounts([self._so_far(self._amount(g), step) for g in ranking.groups])
@@ -233,13 +250,18 @@ class _Reached:
         self.costs: list[tuple[Cost, float]] = []
         self._measured: list[tuple[Target, float]] = []
         for target, goal in zip(targets, goals, strict=True):
-            if target.cost is None:
+            if target.cost is None or getattr(target, "input_shape", None) is not None:
                 self._measured.append((target, goal))
             else:
                 cost = cost_of(graph, target.cost)
                 # What a file holds besides weights, say, stays as it is.
                 rest = target.measure(graph.model) - cost.total(everything)
                 self.costs.append((cost, goal - rest))
+
+    @property
+    def computed(self) -> bool:
+        """Whether nothing has to be built to know."""
+        return not self._measured
 
     def __call__(self, request: Request) -> bool:
         alive = self._ranking.alive(request)

@@ -30,6 +30,7 @@ LEVELS = (
     {"pruning", "training", "finetune"},
     {"strategy"},
     {"shrinking"},
+    {"allocation"},
     {"report", "selection", "schedules", "targets", "masks", "voting", "checkpoints"},
     {"dependency", "recovery"},
     {"criteria", "surgery", "cut", "verification", "trail"},

@@ -122,10 +122,11 @@ class Taylor(_Gradient):
     def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
         """Absolute products of weights and mean gradients, summed over members."""
         total: dict[Group, Any] = defaultdict(float)
-        for batch in self._products(graph, setting):
+        count = 0
+        for count, batch in enumerate(self._products(graph, setting), 1):  # noqa: B007
             for group, found in batch.items():
                 total[group] = total[group] + np.array([values for _, values in found])
-        return {group: np.abs(sums).sum(axis=0) for group, sums in total.items()}
+        return {group: np.abs(sums / count).sum(axis=0) for group, sums in total.items()}
 
 
 @criterion("gate_taylor")

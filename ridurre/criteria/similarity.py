@@ -130,10 +130,11 @@ class KMeansRedundancy(Criterion):
         made = [unit_matrix(group, m) for m in parameters(graph, group, "out")]
         points = np.concatenate(made, axis=1)
         norms = np.linalg.norm(points, axis=1).astype("float64")
-        distinct = len(np.unique(points, axis=0))
-        count = max(1, min(distinct, round(self.clusters * group.size)))
+        ordered, counts = np.unique(points, axis=0, return_counts=True)
+        count = max(1, min(len(ordered), round(self.clusters * group.size)))
         seed = int(rng.integers(2**31))
-        fitted = KMeans(count, n_init=4, random_state=seed).fit(points)
+        # In an order of their own, so that the result does not depend on how channels are numbered.
+        fitted = KMeans(count, n_init=4, random_state=seed).fit(ordered, sample_weight=counts)
         chosen = np.unique(fitted.transform(points).argmin(axis=0))
         nearest = pairwise_distances(points, points[chosen]).min(axis=1).astype("float64")
         scores = nearest / max(nearest.max(), 1e-12) * 0.99
