@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -125,14 +125,14 @@ class Shrinking:
         if settings.cost == "latency":
             self._rates = latency_rates(self.first, call_latencies(self.first.trace))
 
-    def all_steps(self) -> tuple[keras.Model, PruningPlan]:
-        """The smaller model and its plan."""
+    def all_steps(self) -> Iterator[tuple[keras.Model, PruningPlan]]:
+        """The smaller model and its plan, after every step."""
         for step in range(self.settings.steps):
             self._step(step)
-        plan = self.plan()
-        if self.model is self.original:  # nothing was removed; a new model comes back all the same
-            self.model = plan.exec(keep_compiled=self.original.compiled)
-        return self.model, plan
+            plan = self.plan()
+            if self.model is self.original:  # nothing was removed; a new model comes all the same
+                self.model = plan.exec(keep_compiled=self.original.compiled)
+            yield self.model, plan
 
     def plan(self) -> PruningPlan:
         """All that was removed so far, as a plan for the original."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -125,6 +125,11 @@ class ChannelPrune:
             NothingToPruneError: no channel of the model can be removed.
             RequestError: the target cannot be reached, or the data do not fit.
         """
+        *_, last = self.each_step(model)
+        return last
+
+    def each_step(self, model: keras.Model) -> Iterator[tuple[keras.Model, PruningPlan]]:
+        """The same step by step: the model after each, and the plan of all that is gone by then."""
         return Shrinking(self.settings, model).all_steps()
 
     def __repr__(self) -> str:

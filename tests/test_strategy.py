@@ -92,6 +92,14 @@ def test_steps_end_at_the_same_amount(steps: int, schedule: str) -> None:
     assert widths(smaller) == {"d0": 4, "d1": 3, "d2": 2, "head": 2}
 
 
+def test_every_step_can_be_looked_at() -> None:
+    model = chain(10)
+    found = list(ChannelPrune(0.6, steps=3).each_step(model))
+    assert [widths(m)["d0"] for m, _ in found] == [8, 6, 4]
+    for smaller, plan in found:
+        assert ridurre.verify(model, smaller, plan) <= 1e-4
+
+
 def test_global_ranks_all_channels_together() -> None:
     model = chain(5, 3)
     scores = ordered(d0=[9, 1, 8, 2, 7], d1=[3, 10, 4])
