@@ -545,6 +545,7 @@ def test_other_number_formats(policy):
         model = chain()
     finally:
         keras.config.set_dtype_policy("float32")
+    randomise(model)
     smaller, plan = pruned(model, {"a": [0, 3], "b": [1, 2]})
     x = pictures(model, 32)
     for how in DATA:

@@ -42,7 +42,7 @@ def least_squares(pair: Pair) -> None:
         for x, wanted in site.rows(old, new, rows, rng):
             ridge.add(x, linear.split(wanted - linear(x)))
         change, offset = ridge.solve(pair.settings.ridge)
-        site.change(matrices + change, offset.reshape(-1))
+        site.change(matrices + change.astype(matrices.dtype), offset.reshape(-1))
 
 
 def mean(pair: Pair) -> None:

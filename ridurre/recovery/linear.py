@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import to_numpy
+from ridurre.backend import to_numpy, view_of
 from ridurre.graph.rules import Call
 from ridurre.graph.rules.convolution import channel_axis
 
@@ -45,8 +45,8 @@ class Linear:
 
     @property
     def matrices(self) -> np.ndarray:
-        """The kernel, ``(groups, columns, outputs per group)``."""
-        kernel = to_numpy(self.layer.kernel).astype(self.dtype)
+        """The kernel, ``(groups, columns, outputs per group)``; to look at, not to write into."""
+        kernel = view_of(self.layer.kernel).astype(self.dtype, copy=False)
         return kernel.reshape(self.columns, self.groups, -1).swapaxes(0, 1)
 
     @property
