@@ -159,10 +159,10 @@ def ridge_by_hand(x, r, ridge, intercept=True):
 @pytest.mark.parametrize(("rows", "columns"), [(40, 7), (7, 40), (11, 11)])
 def test_ridge_regression_by_the_formula(rows, columns, intercept, rng):
     x, r = rng.normal(5, 1, (2, rows, columns)), rng.normal(3, 1, (2, rows, 3))
-    fit = Ridge(2, columns, 3, rows=rows, intercept=intercept)
+    fit = Ridge(2, columns, 3, rows=rows, intercept=intercept, ridge=0.01)
     for part in np.array_split(np.arange(rows), 3):
         fit.add(x[:, part], r[:, part])
-    d, c = fit.solve(0.01)
+    d, c = fit.solve()
     for g in range(2):
         hand = ridge_by_hand(x[g], r[g], 0.01, intercept)
         np.testing.assert_allclose(d[g], hand[0], rtol=1e-6, atol=1e-9)
@@ -172,10 +172,10 @@ def test_ridge_regression_by_the_formula(rows, columns, intercept, rng):
 def test_a_singular_problem_has_the_smallest_solution(rng):
     x, r = rng.normal(size=(1, 9, 3)), rng.normal(size=(1, 9, 2))
     x[..., 2] = x[..., 1]
-    fit = Ridge(1, 3, 2, rows=9, intercept=False)
+    fit = Ridge(1, 3, 2, rows=9, intercept=False, ridge=0)
     fit.add(x, r)
     expected = np.linalg.lstsq(x[0], r[0], rcond=None)[0]
-    np.testing.assert_allclose(fit.solve(0)[0][0], expected, atol=1e-6)
+    np.testing.assert_allclose(fit.solve()[0][0], expected, atol=1e-6)
 
 
 def test_memory_is_bounded_by_fewer_rows():

@@ -64,6 +64,7 @@ def recover(
     batch_size: int = 64,
     ridge: float = 1e-3,
     max_rows: int = 65536,
+    rounds: int = 1,
     seed: int = 0,
     memory: int = 1 << 30,
     verbose: int = 0,
@@ -112,7 +113,7 @@ def recover(
         )
     graph = ChannelGraph(pruned)
     model = rebuild(graph, np.ones(graph.trace.space.size, bool), keep_compiled=True)
-    settings = Settings(ridge, max_rows, seed, verbose, memory)
+    settings = Settings(ridge, max_rows, rounds, seed, verbose, memory)
     pair = pair_models(original, model, plan, batches, settings)
     for method in methods:
         method(pair)

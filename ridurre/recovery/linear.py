@@ -100,8 +100,11 @@ class Linear:
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """Outputs before the activation, ``(rows, outputs)``."""
-        made = patches @ self.matrices
-        return made.swapaxes(0, 1).reshape(patches.shape[1], -1) + self.bias
+        return self.join(patches @ self.matrices) + self.bias
+
+    def join(self, parts: np.ndarray) -> np.ndarray:
+        """Values by group as values by output: ``(rows, outputs)``."""
+        return parts.swapaxes(0, 1).reshape(parts.shape[1], -1)
 
     def split(self, rows: np.ndarray) -> np.ndarray:
         """Values by output as values by group: ``(groups, rows, outputs per group)``."""
