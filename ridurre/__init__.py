@@ -9,6 +9,7 @@ from ridurre.measure import Complexity, measure_latency, model_complexity
 from ridurre.methods import KMeansFilterPruning, RandomFilterPruning
 from ridurre.plan import PruningPlan
 from ridurre.pruning import BasePruning
+from ridurre.recovery import recover
 from ridurre.surgery import apply
 from ridurre.verification import verify
 
@@ -31,6 +32,7 @@ __all__ = [
     "prune_batchnorm",
     "prune_conv",
     "prune_related_conv",
+    "recover",
     "register_rule",
     "testing",
     "unregister_rule",

@@ -1,5 +1,6 @@
 """Recovery without training: formulas by hand, every method, every kind of layer."""
 
+import itertools
 import logging
 import tracemalloc
 
@@ -20,6 +21,7 @@ from ridurre.graph import ChannelGraph
 from ridurre.plan import Planner
 from ridurre.recovery import METHODS, recover
 from ridurre.recovery.linear import Linear
+from ridurre.recovery.sites import Rows
 from ridurre.recovery.solve import Ridge, rows_for
 from ridurre.testing import randomise
 
@@ -343,6 +345,62 @@ def test_the_intercept_goes_into_a_batch_norm(rng):
             to_numpy(getattr(result.get_layer("bn"), name)),
             to_numpy(getattr(model.get_layer("bn"), name)),
         )
+
+
+def relu_error(result, model, x, name="b"):
+    """Half of what the ReLU after a layer adds to the loss that rounds make smaller."""
+    made, wanted = (
+        to_numpy(keras.Model(m.inputs[0], m.get_layer(name).output)(x)) for m in (result, model)
+    )
+    return float(np.square(np.where(wanted > 0, made - wanted, np.maximum(made, 0))).sum())
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("kind", ["layer", "activation", "operation"])
+def test_rounds_make_the_loss_behind_a_relu_smaller(kind, rng):
+    inputs = keras.Input((3,))
+    x = L.Dense(5, name="b")(L.Dense(7, activation="relu", name="a")(inputs))
+    relu = {"layer": L.ReLU(), "activation": L.Activation("relu"), "operation": ops.relu}[kind]
+    model = ready(lambda: keras.Model(inputs, relu(x)))
+    smaller, plan = pruned(model, {"a": [0, 1, 2, 4]})
+    data = rng.normal(size=(200, 3)).astype("float32")
+    losses = [
+        relu_error(recover(smaller, model, plan, data, ridge=1e-8, rounds=n), model, data)
+        for n in (1, 2, 3, 8)
+    ]
+    assert all(b < a for a, b in itertools.pairwise(losses))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_relu_behind_batch_norm_and_shortcut_by_hand(sign, rng):
+    inputs = keras.Input((3,))
+    stem = L.Dense(7, name="stem")(inputs)
+    y = L.Dense(5, use_bias=False, name="b")(L.Dense(5, activation="tanh", name="a")(stem))
+    short = L.Dense(5, name="short")(stem)
+    y = L.Add(name="sum")([short, L.BatchNormalization(name="bn")(y)])
+    model = ready(lambda: keras.Model(inputs, L.ReLU()(y)))
+    model.get_layer("bn").gamma.assign(sign * np.abs(to_numpy(model.get_layer("bn").gamma)))
+    smaller, plan = pruned(model, {"a": [0, 1, 2]})
+    data = rng.normal(size=(200, 3)).astype("float32")
+    one, many = (
+        relu_error(recover(smaller, model, plan, data, ridge=1e-8, rounds=n), model, data, "sum")
+        for n in (1, 8)
+    )
+    assert many < 0.95 * one
+
+
+def test_what_a_relu_cuts_off_is_free():
+    part = Rows(
+        np.zeros((1, 4, 1)),
+        wanted=np.array([[-1.0, 9.0], [2.0, 9.0], [-3.0, 1.0], [4.0, 1.0]]),
+        zero=np.array([[0.0, 5.0], [0.0, 5.0], [0.0, 5.0], [0.0, np.nan]]),
+        sign=np.array([1, -1]),
+    )
+    made = np.array([[-2.0, 8.0], [-2.0, 4.0], [3.0, 2.0], [3.0, 2.0]])
+    expected = [[-2.0, 8.0], [2.0, 5.0], [0.0, 1.0], [4.0, 1.0]]
+    np.testing.assert_array_equal(part.aim(made), expected)
+    np.testing.assert_array_equal(part._replace(zero=None).aim(made), part.wanted)
 
 
 # --- the other methods ------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def recover(
     batch_size: int = 64,
     ridge: float = 1e-3,
     max_rows: int = 65536,
-    rounds: int = 1,
+    rounds: int = 4,
     seed: int = 0,
     memory: int = 1 << 30,
     verbose: int = 0,
@@ -92,6 +92,8 @@ def recover(
         ridge: strength of the pull towards the present weights, relative to the inputs' mean
             square.
         max_rows: positions (pixels) per layer that are looked at, over all samples.
+        rounds: how often least squares refits a layer in front of a ReLU (see
+            `ridurre.recovery.fitting.least_squares`).
         seed: of the choice of samples and positions.
         memory: bytes of tensors that are held; what is more goes to a temporary folder.
         verbose: 1 for a progress bar.

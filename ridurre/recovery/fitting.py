@@ -29,9 +29,16 @@ def least_squares(pair: Pair) -> None:
     diag(XᵀX). Where a layer's output is added to others that are known already (the last layer of
     a residual branch), Y makes up for what these lack.
 
+    Where a ReLU comes next and cuts Y off, whatever it cuts off is as good: the layer is refitted
+    in several rounds, each with targets that leave alone what is cut off in both networks, and ask
+    for zero where it is not in the pruned one. That never makes the loss after the ReLU larger, but
+    for the pull towards the present weights.
+
     Source: He, Zhang & Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks",
-    sections 3.1 and 3.2. Needs samples, no labels. Cost: a forward pass of each model, and per
-    layer a Gram matrix of ``rows × columns²`` and its Cholesky factor.
+    sections 3.1 and 3.2; with the ReLU, Zhang et al. 2015, "Accelerating Very Deep Convolutional
+    Networks for Classification and Detection", solve a like problem. Needs samples, no labels.
+    Cost: a forward pass of each model, and per layer a Gram matrix of ``rows × columns²`` and its
+    Cholesky factor.
     """
     for site, old, new in sites(pair, "by least squares"):
         linear, settings = site.after, pair.settings

@@ -90,7 +90,8 @@ class Rows(NamedTuple):
     Attributes:
         inputs: patches of the pruned layer's inputs, ``(groups, rows, columns)``.
         wanted: what it should compute there, ``(rows, outputs)``.
-        zero: what makes the ReLU's input zero, ``(rows, outputs)``; None if no ReLU follows.
+        zero: what makes the ReLU's input zero, ``(rows, outputs)``, nan if nothing does; None if
+            no ReLU follows.
         sign: 1 where the ReLU cuts off what is below, -1 what is above, ``(outputs,)``.
     """
 
@@ -106,8 +107,8 @@ class Rows(NamedTuple):
         """
         if self.zero is None:
             return self.wanted
-        wanted, made = (self.sign * (a - self.zero) for a in (self.wanted, made))
-        return self.zero + self.sign * np.where(wanted < 0, np.minimum(made, 0), wanted)
+        cut, gone = (self.sign * (x - self.zero) < 0 for x in (self.wanted, made))
+        return np.where(cut, np.where(gone, made, self.zero), self.wanted)
 
 
 @dataclass(eq=False)
@@ -220,7 +221,7 @@ class Site:
             return None, np.ones(1)
         scale, offset = affine(self._paths[1].norms)
         alive = np.abs(scale) > _TINY * np.abs(scale).max()
-        zero = np.where(alive, -(offset + added) / np.where(alive, scale, 1), -np.inf)
+        zero = np.where(alive, -(offset + added) / np.where(alive, scale, 1), np.nan)
         shape = count, self.after.outputs
         return np.broadcast_to(zero, shape).astype(self.after.dtype), np.sign(scale)
 
