@@ -1,5 +1,6 @@
 """Recovery without training: formulas by hand, every method, every kind of layer."""
 
+import itertools
 import logging
 import tracemalloc
 
@@ -20,6 +21,7 @@ from ridurre.graph import ChannelGraph
 from ridurre.plan import Planner
 from ridurre.recovery import METHODS, recover
 from ridurre.recovery.linear import Linear
+from ridurre.recovery.sites import Rows
 from ridurre.recovery.solve import Ridge, rows_for
 from ridurre.testing import randomise
 
@@ -159,10 +161,10 @@ def ridge_by_hand(x, r, ridge, intercept=True):
 @pytest.mark.parametrize(("rows", "columns"), [(40, 7), (7, 40), (11, 11)])
 def test_ridge_regression_by_the_formula(rows, columns, intercept, rng):
     x, r = rng.normal(5, 1, (2, rows, columns)), rng.normal(3, 1, (2, rows, 3))
-    fit = Ridge(2, columns, 3, rows=rows, intercept=intercept)
+    fit = Ridge(2, columns, 3, rows=rows, intercept=intercept, ridge=0.01)
     for part in np.array_split(np.arange(rows), 3):
         fit.add(x[:, part], r[:, part])
-    d, c = fit.solve(0.01)
+    d, c = fit.solve()
     for g in range(2):
         hand = ridge_by_hand(x[g], r[g], 0.01, intercept)
         np.testing.assert_allclose(d[g], hand[0], rtol=1e-6, atol=1e-9)
@@ -172,10 +174,10 @@ def test_ridge_regression_by_the_formula(rows, columns, intercept, rng):
 def test_a_singular_problem_has_the_smallest_solution(rng):
     x, r = rng.normal(size=(1, 9, 3)), rng.normal(size=(1, 9, 2))
     x[..., 2] = x[..., 1]
-    fit = Ridge(1, 3, 2, rows=9, intercept=False)
+    fit = Ridge(1, 3, 2, rows=9, intercept=False, ridge=0)
     fit.add(x, r)
     expected = np.linalg.lstsq(x[0], r[0], rcond=None)[0]
-    np.testing.assert_allclose(fit.solve(0)[0][0], expected, atol=1e-6)
+    np.testing.assert_allclose(fit.solve()[0][0], expected, atol=1e-6)
 
 
 def test_memory_is_bounded_by_fewer_rows():
@@ -343,6 +345,62 @@ def test_the_intercept_goes_into_a_batch_norm(rng):
             to_numpy(getattr(result.get_layer("bn"), name)),
             to_numpy(getattr(model.get_layer("bn"), name)),
         )
+
+
+def relu_error(result, model, x, name="b"):
+    """Half of what the ReLU after a layer adds to the loss that rounds make smaller."""
+    made, wanted = (
+        to_numpy(keras.Model(m.inputs[0], m.get_layer(name).output)(x)) for m in (result, model)
+    )
+    return float(np.square(np.where(wanted > 0, made - wanted, np.maximum(made, 0))).sum())
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("kind", ["layer", "activation", "operation"])
+def test_rounds_make_the_loss_behind_a_relu_smaller(kind, rng):
+    inputs = keras.Input((3,))
+    x = L.Dense(5, name="b")(L.Dense(7, activation="relu", name="a")(inputs))
+    relu = {"layer": L.ReLU(), "activation": L.Activation("relu"), "operation": ops.relu}[kind]
+    model = ready(lambda: keras.Model(inputs, relu(x)))
+    smaller, plan = pruned(model, {"a": [0, 1, 2, 4]})
+    data = rng.normal(size=(200, 3)).astype("float32")
+    losses = [
+        relu_error(recover(smaller, model, plan, data, ridge=1e-8, rounds=n), model, data)
+        for n in (1, 2, 3, 8)
+    ]
+    assert all(b < a for a, b in itertools.pairwise(losses))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_relu_behind_batch_norm_and_shortcut_by_hand(sign, rng):
+    inputs = keras.Input((3,))
+    stem = L.Dense(7, name="stem")(inputs)
+    y = L.Dense(5, use_bias=False, name="b")(L.Dense(5, activation="tanh", name="a")(stem))
+    short = L.Dense(5, name="short")(stem)
+    y = L.Add(name="sum")([short, L.BatchNormalization(name="bn")(y)])
+    model = ready(lambda: keras.Model(inputs, L.ReLU()(y)))
+    model.get_layer("bn").gamma.assign(sign * np.abs(to_numpy(model.get_layer("bn").gamma)))
+    smaller, plan = pruned(model, {"a": [0, 1, 2]})
+    data = rng.normal(size=(200, 3)).astype("float32")
+    one, many = (
+        relu_error(recover(smaller, model, plan, data, ridge=1e-8, rounds=n), model, data, "sum")
+        for n in (1, 8)
+    )
+    assert many < 0.95 * one
+
+
+def test_what_a_relu_cuts_off_is_free():
+    part = Rows(
+        np.zeros((1, 4, 1)),
+        wanted=np.array([[-1.0, 9.0], [2.0, 9.0], [-3.0, 1.0], [4.0, 1.0]]),
+        zero=np.array([[0.0, 5.0], [0.0, 5.0], [0.0, 5.0], [0.0, np.nan]]),
+        sign=np.array([1, -1]),
+    )
+    made = np.array([[-2.0, 8.0], [-2.0, 4.0], [3.0, 2.0], [3.0, 2.0]])
+    expected = [[-2.0, 8.0], [2.0, 5.0], [0.0, 1.0], [4.0, 1.0]]
+    np.testing.assert_array_equal(part.aim(made), expected)
+    np.testing.assert_array_equal(part._replace(zero=None).aim(made), part.wanted)
 
 
 # --- the other methods ------------------------------------------------------------------------
@@ -545,6 +603,7 @@ def test_other_number_formats(policy):
         model = chain()
     finally:
         keras.config.set_dtype_policy("float32")
+    randomise(model)
     smaller, plan = pruned(model, {"a": [0, 3], "b": [1, 2]})
     x = pictures(model, 32)
     for how in DATA:

@@ -64,6 +64,7 @@ def recover(
     batch_size: int = 64,
     ridge: float = 1e-3,
     max_rows: int = 65536,
+    rounds: int = 4,
     seed: int = 0,
     memory: int = 1 << 30,
     verbose: int = 0,
@@ -91,6 +92,8 @@ def recover(
         ridge: strength of the pull towards the present weights, relative to the inputs' mean
             square.
         max_rows: positions (pixels) per layer that are looked at, over all samples.
+        rounds: how often least squares refits a layer in front of a ReLU (see
+            `ridurre.recovery.fitting.least_squares`).
         seed: of the choice of samples and positions.
         memory: bytes of tensors that are held; what is more goes to a temporary folder.
         verbose: 1 for a progress bar.
@@ -112,7 +115,7 @@ def recover(
         )
     graph = ChannelGraph(pruned)
     model = rebuild(graph, np.ones(graph.trace.space.size, bool), keep_compiled=True)
-    settings = Settings(ridge, max_rows, seed, verbose, memory)
+    settings = Settings(ridge, max_rows, rounds, seed, verbose, memory)
     pair = pair_models(original, model, plan, batches, settings)
     for method in methods:
         method(pair)

@@ -12,12 +12,12 @@ from ridurre.recovery.sites import Site, site_of
 from ridurre.recovery.solve import Ridge, rows_for
 
 
-def sites(pair: Pair, title: str) -> Iterator[tuple[Site, Step, Step, np.random.Generator]]:
+def sites(pair: Pair, title: str) -> Iterator[tuple[Site, Step, Step]]:
     """Every layer that can be refitted, when it is its turn in a walk through both models."""
     for index, (old, new) in enumerate(pair.walk(title)):
-        site = site_of(pair, old.call, new.call)
+        site = site_of(pair, old.call, new.call, index)
         if site is not None:
-            yield site, old, new, np.random.default_rng((pair.settings.seed, index))
+            yield site, old, new
 
 
 def least_squares(pair: Pair) -> None:
@@ -29,20 +29,28 @@ def least_squares(pair: Pair) -> None:
     diag(XᵀX). Where a layer's output is added to others that are known already (the last layer of
     a residual branch), Y makes up for what these lack.
 
+    Where a ReLU comes next and cuts Y off, whatever it cuts off is as good: the layer is refitted
+    in several rounds, each with targets that leave alone what is cut off in both networks, and ask
+    for zero where it is not in the pruned one. That never makes the loss after the ReLU larger, but
+    for the pull towards the present weights.
+
     Source: He, Zhang & Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks",
-    sections 3.1 and 3.2. Needs samples, no labels. Cost: a forward pass of each model, and per
-    layer a Gram matrix of ``rows × columns²`` and its Cholesky factor.
+    sections 3.1 and 3.2; with the ReLU, Zhang et al. 2015, "Accelerating Very Deep Convolutional
+    Networks for Classification and Detection", solve a like problem. Needs samples, no labels.
+    Cost: a forward pass of each model, and per layer a Gram matrix of ``rows × columns²`` and its
+    Cholesky factor.
     """
-    for site, old, new, rng in sites(pair, "by least squares"):
-        linear, movable = site.after, site.movable
-        total = pair.settings.max_rows
-        rows = rows_for(linear.groups, linear.columns, min(total, site.available(old)))
-        matrices = linear.matrices
-        ridge = Ridge(*matrices.shape, rows=rows, intercept=movable)
-        for x, wanted in site.rows(old, new, rows, rng):
-            ridge.add(x, linear.split(wanted - linear(x)))
-        change, offset = ridge.solve(pair.settings.ridge)
-        site.change(matrices + change, offset.reshape(-1))
+    for site, old, new in sites(pair, "by least squares"):
+        linear, settings = site.after, pair.settings
+        limit = min(settings.max_rows, site.available(old))
+        rows = rows_for(linear.groups, linear.columns, limit)
+        shape = linear.matrices.shape
+        fit = Ridge(*shape, rows=rows, intercept=site.movable, ridge=settings.ridge)
+        for _ in range(settings.rounds if site.cut_off else 1):
+            for part in site.rows(old, new, rows):
+                made = linear(part.inputs)
+                fit.add(part.inputs, linear.split(part.aim(made) - made))
+            site.change(*fit.solve())
 
 
 def mean(pair: Pair) -> None:
@@ -54,11 +62,11 @@ def mean(pair: Pair) -> None:
     Source: the compensation of FLAP (An et al. 2024) and Variance-Based Pruning (2025). Needs
     samples, no labels. Cost: a forward pass of each model.
     """
-    for site, old, new, rng in sites(pair, "of means"):
+    for site, old, new in sites(pair, "of means"):
         if not site.movable:
             continue
         total, count = np.zeros(site.after.outputs), 0
-        for x, wanted in site.rows(old, new, pair.settings.max_rows, rng):
-            total += (wanted - site.after(x)).sum(axis=0, dtype="float64")
-            count += len(wanted)
+        for part in site.rows(old, new, pair.settings.max_rows):
+            total += (part.wanted - site.after(part.inputs)).sum(axis=0, dtype="float64")
+            count += len(part.wanted)
         site.change(None, total / count)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import to_numpy
+from ridurre.backend import to_numpy, view_of
 from ridurre.graph.rules import Call
 from ridurre.graph.rules.convolution import channel_axis
 
@@ -45,8 +45,8 @@ class Linear:
 
     @property
     def matrices(self) -> np.ndarray:
-        """The kernel, ``(groups, columns, outputs per group)``."""
-        kernel = to_numpy(self.layer.kernel).astype(self.dtype)
+        """The kernel, ``(groups, columns, outputs per group)``; to look at, not to write into."""
+        kernel = view_of(self.layer.kernel).astype(self.dtype, copy=False)
         return kernel.reshape(self.columns, self.groups, -1).swapaxes(0, 1)
 
     @property
@@ -100,8 +100,11 @@ class Linear:
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """Outputs before the activation, ``(rows, outputs)``."""
-        made = patches @ self.matrices
-        return made.swapaxes(0, 1).reshape(patches.shape[1], -1) + self.bias
+        return self.join(patches @ self.matrices) + self.bias
+
+    def join(self, parts: np.ndarray) -> np.ndarray:
+        """Values by group as values by output: ``(rows, outputs)``."""
+        return parts.swapaxes(0, 1).reshape(parts.shape[1], -1)
 
     def split(self, rows: np.ndarray) -> np.ndarray:
         """Values by output as values by group: ``(groups, rows, outputs per group)``."""

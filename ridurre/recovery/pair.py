@@ -35,6 +35,7 @@ class Settings:
 
     ridge: float = 1e-3
     max_rows: int = 65536
+    rounds: int = 4
     seed: int = 0
     verbose: int = 0
     memory: int = 1 << 30

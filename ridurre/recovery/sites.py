@@ -84,6 +84,33 @@ def affine(norms: list[Call]) -> tuple[np.ndarray, np.ndarray]:
     return scale, offset
 
 
+class Rows(NamedTuple):
+    """Some positions of a layer's output.
+
+    Attributes:
+        inputs: patches of the pruned layer's inputs, ``(groups, rows, columns)``.
+        wanted: what it should compute there, ``(rows, outputs)``.
+        zero: what makes the ReLU's input zero, ``(rows, outputs)``, nan if nothing does; None if
+            no ReLU follows.
+        sign: 1 where the ReLU cuts off what is below, -1 what is above, ``(outputs,)``.
+    """
+
+    inputs: np.ndarray
+    wanted: np.ndarray
+    zero: np.ndarray | None
+    sign: np.ndarray
+
+    def aim(self, made: np.ndarray) -> np.ndarray:
+        """What is wanted of a layer that computes `made` so far.
+
+        Where the ReLU cuts off what is wanted, everything else that it cuts off is as good.
+        """
+        if self.zero is None:
+            return self.wanted
+        cut, gone = (self.sign * (x - self.zero) < 0 for x in (self.wanted, made))
+        return np.where(cut, np.where(gone, made, self.zero), self.wanted)
+
+
 @dataclass(eq=False)
 class Site:
     """One layer in both models, of which the pruned one may be changed.
@@ -98,6 +125,7 @@ class Site:
     pair: Pair
     old: Call
     new: Call
+    index: int
 
     def __post_init__(self) -> None:
         self.before, self.after = Linear(self.old), Linear(self.new)
@@ -106,11 +134,21 @@ class Site:
         norms = self._paths[1].norms
         alone = bool(norms) and self.pair.new.once(norms[0])
         self._norm = norms[0].operation if alone else None
+        self.cut_off = self.pair.settings.rounds > 1 and self._before_relu()
 
     @property
     def movable(self) -> bool:
         """Whether a constant can be added to every output."""
         return self.after.layer.bias is not None or self._norm is not None
+
+    def _before_relu(self) -> bool:
+        """Whether a ReLU, and nothing else, reads the layer's output (or the sum it goes into)."""
+        layer, path = self.new.operation, self._paths[1]
+        if not is_linear(layer):
+            return layer.activation is keras.activations.relu
+        value = path.end if path.add is None else path.add.outputs[0]
+        reader = self.pair.new.reader(value)
+        return reader is not None and cuts_off(reader.operation)
 
     def available(self, old: Step) -> int:
         """Number of positions in all samples, given that all are alike."""
@@ -119,28 +157,24 @@ class Site:
         return positions * sum(map(len, self.pair.batches)) // first
 
     def change(self, matrices: np.ndarray | None, offset: np.ndarray) -> None:
-        """Give the layer another kernel (None: the same) and add to its outputs.
+        """Add to the layer's kernel and to its outputs.
 
         Args:
-            matrices: in the form of `Linear.matrices`.
-            offset: ``(outputs,)``; goes into the bias, or else into the mean of the batch norm.
+            matrices: in the form of `Linear.matrices`; None for no change.
+            offset: as many as outputs; goes into the bias, or else into the mean of the batch norm.
         """
-        if (
-            not np.isfinite(offset).all()
-            or not np.isfinite(0 if matrices is None else matrices).all()
-        ):
+        if not all(np.isfinite(a).all() for a in (matrices, offset) if a is not None):
             logger.warning("%s: no finite solution; left as it is.", self.new.name)
             return
+        offset = offset.reshape(-1)
         if matrices is not None:
-            self.after.assign(matrices)
+            self.after.assign(self.after.matrices + matrices.astype(self.after.dtype))
         if self.after.layer.bias is not None:
             _add(self.after.layer.bias, offset)
         elif self._norm is not None:
             _add(self._norm.moving_mean, -offset)
 
-    def rows(
-        self, old: Step, new: Step, limit: int, rng: np.random.Generator
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def rows(self, old: Step, new: Step, limit: int, *, whole: bool = True) -> Iterator[Rows]:
         """Inputs of the pruned layer and what it should compute, at random positions.
 
         Wanted is what the original computes, moved so that what later becomes of it (through
@@ -150,37 +184,46 @@ class Site:
             old: the layer's step in the original.
             new: its step in the pruned model.
             limit: at most about that many rows over all data.
-            rng: draws the positions.
-
-        Yields:
-            Patches ``(groups, rows, columns)`` and wanted outputs ``(rows, outputs)``.
+            whole: make up for what the other terms of a sum lack.
         """
+        rng = np.random.default_rng((self.pair.settings.seed, self.index))
         samples = sum(map(len, self.pair.batches))
+        others = self._others(old, new)
         for batch, data in enumerate(self.pair.batches):
             x, y = (to_numpy(step.inputs(batch)[0]) for step in (old, new))
             total = math.prod(self.before.positions(x.shape))
             count = min(total, -(-limit * len(data) // samples))
             at = np.sort(rng.choice(total, count, replace=False))
-            lacking = self._lacking(old, new, batch)
+            added = self._added(others, old, new, batch)
             size = count * self.before.groups * self.before.columns
             for part in np.array_split(at, -(-size // _CHUNK)):
                 wanted = self.before(self.before.patches(x, part))[:, self.kept]
-                wanted += self._correction(wanted, 0.0 if lacking is None else lacking[part])
-                yield self.after.patches(y, part), wanted
+                first, second = (rows[part] if rows.ndim else rows for rows in added)
+                lacking = first - second if whole else np.zeros(())
+                wanted += self._correction(wanted, lacking)
+                yield Rows(self.after.patches(y, part), wanted, *self._zero(second, len(part)))
 
-    def _lacking(self, old: Step, new: Step, batch: int) -> np.ndarray | None:
-        """What the other terms of the sum that follows lack, ``(positions, outputs)``.
-
-        None if nothing is added, or the others are not known yet.
-        """
-        found: np.ndarray | None = None
-        for a, b in self._others(old, new):
+    def _added(
+        self, others: list[tuple[Value, Value]], old: Step, new: Step, batch: int
+    ) -> list[np.ndarray]:
+        """The sum of the other terms, in both models, ``(positions, outputs)``; or zeros."""
+        total = [np.zeros((), self.after.dtype), np.zeros((), self.after.dtype)]
+        for a, b in others:
             full = self.pair.cut(a, to_numpy(foresee(self.pair.old, old, a, batch)))
             part = to_numpy(foresee(self.pair.new, new, b, batch))
-            difference = full.astype(self.after.dtype) - part
-            rows = all_rows(difference, self.after.axis)
-            found = rows if found is None else found + rows
-        return found
+            for i, x in enumerate((full, part)):
+                total[i] = total[i] + all_rows(x.astype(self.after.dtype), self.after.axis)
+        return total
+
+    def _zero(self, added: np.ndarray, count: int) -> tuple[np.ndarray | None, np.ndarray]:
+        """See `Rows.zero` and `Rows.sign`."""
+        if not self.cut_off:
+            return None, np.ones(1)
+        scale, offset = affine(self._paths[1].norms)
+        alive = np.abs(scale) > _TINY * np.abs(scale).max()
+        zero = np.where(alive, -(offset + added) / np.where(alive, scale, 1), np.nan)
+        shape = count, self.after.outputs
+        return np.broadcast_to(zero, shape).astype(self.after.dtype), np.sign(scale)
 
     def _others(self, old: Step, new: Step) -> list[tuple[Value, Value]]:
         """The other terms of the sum that follows, in both models; none unless all are known."""
@@ -228,6 +271,16 @@ def foresee(side: Side, step: Step, value: Value, batch: int) -> Any:
     return outputs[call.outputs.index(value)]
 
 
+def cuts_off(operation: Any) -> bool:
+    """Whether this is a plain ReLU."""
+    if type(operation) is L.ReLU:
+        plain = operation.negative_slope == 0 and operation.threshold == 0
+        return plain and operation.max_value is None
+    if type(operation) is L.Activation:
+        return operation.activation is keras.activations.relu
+    return library_operation(operation) == "Relu"
+
+
 def all_rows(x: np.ndarray, axis: int) -> np.ndarray:
     """A tensor as ``(positions, channels)``."""
     moved = np.moveaxis(x, axis, -1)
@@ -244,7 +297,7 @@ def _add(variable: keras.Variable, change: np.ndarray) -> None:
     set_values(variable, to_numpy(variable).astype("float64") + change)
 
 
-def site_of(pair: Pair, old: Call, new: Call) -> Site | None:
+def site_of(pair: Pair, old: Call, new: Call, index: int) -> Site | None:
     """The site of a call, or None if its layer is not one that can be refitted."""
     layer = new.operation
     if type(layer) not in FITTED:
@@ -254,4 +307,4 @@ def site_of(pair: Pair, old: Call, new: Call) -> Site | None:
     if not pair.new.once(new):
         logger.info("%s is shared between several calls and left as it is.", new.name)
         return None
-    return Site(pair, old, new)
+    return Site(pair, old, new, index)

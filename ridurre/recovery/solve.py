@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import scipy.linalg
@@ -34,80 +35,100 @@ class Ridge:
         groups, columns, outputs: of X, ``(groups, rows, columns)``, and R, ``(groups, rows,
             outputs)``.
         rows: how many there will be in all, at most.
+        ridge: see above.
         intercept: whether there is a c; else X is taken as it is, and c is zero.
     """
 
     def __init__(
-        self, groups: int, columns: int, outputs: int, *, rows: int, intercept: bool
+        self, groups: int, columns: int, outputs: int, *, rows: int, intercept: bool, ridge: float
     ) -> None:
-        self.intercept = intercept
-        self.count = 0
+        self._intercept = intercept
+        self._ridge = ridge
         self._dual = rows < columns
-        self._chunks: list[tuple[np.ndarray, np.ndarray]] = []
-        self._shift: np.ndarray | None = None
+        self._kept: list[np.ndarray] = []
+        self._shift = np.zeros(0)
+        self._count = 0
         self._x = np.zeros((groups, 1, columns))
-        self._r = np.zeros((groups, 1, outputs))
         self._gram = np.zeros((groups, 0 if self._dual else columns, columns))
+        self._inverse: list[Callable[[np.ndarray], np.ndarray]] = []
+        self._shape = groups, columns, outputs
+        self._start()
+
+    def _start(self) -> None:
+        groups, columns, outputs = self._shape
+        self._wanted: list[np.ndarray] = []
+        self._r = np.zeros((groups, 1, outputs))
         self._cross = np.zeros((groups, 0 if self._dual else columns, outputs))
 
     def add(self, x: np.ndarray, r: np.ndarray) -> None:
-        """Some more rows."""
-        if self._shift is None:  # near the mean, so that little is lost in taking the mean out
+        """Some more rows. After `solve`, the same inputs can be given again with other targets."""
+        if not self._shift.size:  # near the mean, so that little is lost in taking the mean out
             mean = x.mean(axis=1, keepdims=True)
-            self._shift = mean if self.intercept else np.zeros_like(mean)
-        x = x - self._shift
-        self.count += x.shape[1]
-        self._x += x.sum(axis=1, keepdims=True, dtype="float64")
+            self._shift = mean if self._intercept else np.zeros_like(mean)
         self._r += r.sum(axis=1, keepdims=True, dtype="float64")
+        x = x - self._shift
+        if not self._inverse:
+            self._add_inputs(x)
         if self._dual:
-            self._chunks.append((x, r))
+            self._wanted.append(r)
         else:
-            self._gram += x.swapaxes(1, 2) @ x
             self._cross += x.swapaxes(1, 2) @ r
 
-    def means(self) -> np.ndarray:
-        """The mean of R, ``(groups, outputs)``."""
-        return self._r[:, 0] / self.count
+    def _add_inputs(self, x: np.ndarray) -> None:
+        self._count += x.shape[1]
+        self._x += x.sum(axis=1, keepdims=True, dtype="float64")
+        if self._dual:
+            self._kept.append(x)
+        else:
+            self._gram += x.swapaxes(1, 2) @ x
 
-    def solve(self, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    def solve(self) -> tuple[np.ndarray, np.ndarray]:
         """D, ``(groups, columns, outputs)``, and c, ``(groups, outputs)``."""
-        x, r = self._x / self.count, self._r / self.count
-        if not self.intercept:
-            x, r = np.zeros_like(x), np.zeros_like(r)
-        d = self._solve_dual(x, r, ridge) if self._dual else self._solve_primal(x, r, ridge)
-        if not self.intercept:
-            return d, r[:, 0]
-        shift = np.zeros_like(x) if self._shift is None else self._shift
-        return d, (r - (x + shift) @ d)[:, 0]
+        x, r = (a / self._count * self._intercept for a in (self._x, self._r))
+        if not self._inverse:
+            self._invert(x)
+        if self._dual:
+            wanted = np.concatenate(self._wanted, axis=1) - r
+            d = [a.T @ f(b) for a, f, b in zip(self._kept[0], self._inverse, wanted, strict=True)]
+        else:
+            self._cross -= self._count * x.swapaxes(1, 2) @ r
+            d = [f(b) for f, b in zip(self._inverse, self._cross, strict=True)]
+        change = d[0][None] if len(d) == 1 else np.stack(d)  # large layers have one group
+        self._start()
+        return change, (r - (x + self._shift) @ change)[:, 0] * self._intercept
 
-    def _solve_primal(self, x: np.ndarray, r: np.ndarray, ridge: float) -> np.ndarray:
-        self._gram -= self.count * x.swapaxes(1, 2) @ x
-        self._cross -= self.count * x.swapaxes(1, 2) @ r
-        return np.stack(
-            [
-                _solve(a, b, ridge * a.trace() / len(a))
-                for a, b in zip(self._gram, self._cross, strict=True)
-            ]
-        )
-
-    def _solve_dual(self, x: np.ndarray, r: np.ndarray, ridge: float) -> np.ndarray:
-        rows, targets = (np.concatenate(part, axis=1) for part in zip(*self._chunks, strict=True))
-        self._chunks.clear()
-        rows -= x.astype(rows.dtype)
-        found = []
-        for a, b in zip(rows, targets - r, strict=True):
-            gram = (a @ a.T).astype("float64")
-            found.append(a.T @ _solve(gram, b, ridge * gram.trace() / a.shape[1]))
-        return np.stack(found)
+    def _invert(self, x: np.ndarray) -> None:
+        """Prepare to solve for any targets."""
+        columns = self._shape[1]
+        if self._dual:
+            self._kept = [np.concatenate(self._kept, axis=1)]
+            self._kept[0] -= x.astype(self._kept[0].dtype)
+            for a in self._kept[0]:
+                gram = (a @ a.T).astype("float64")
+                self._inverse.append(_solver(gram, self._ridge * gram.trace() / columns))
+        else:
+            self._gram -= self._count * x.swapaxes(1, 2) @ x
+            for gram in self._gram:
+                self._inverse.append(_solver(gram, self._ridge * gram.trace() / columns))
+            self._gram = np.zeros((0, 0, 0))
 
 
-def _solve(a: np.ndarray, b: np.ndarray, ridge: float) -> np.ndarray:
-    """Solve ``(a + ridge·1) x = b`` for a symmetric matrix that has no negative eigenvalues."""
+def _solver(a: np.ndarray, ridge: float) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that solves ``(a + ridge·1) x = b``.
+
+    `a` is symmetric, without negative eigenvalues; it is overwritten.
+    """
     a.flat[:: len(a) + 1] += ridge
     try:
         factor = scipy.linalg.cho_factor(a, check_finite=False)
-        x = scipy.linalg.cho_solve(factor, b, check_finite=False)
     except np.linalg.LinAlgError:  # singular to rounding: the smallest solution
         logger.debug("A singular matrix of %d rows.", len(a))
-        x = scipy.linalg.pinvh(a, rtol=1e-10) @ b
-    return x
+        return _smallest(a)
+    return lambda b: scipy.linalg.cho_solve(factor, b, check_finite=False)
+
+
+def _smallest(a: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    if not np.isfinite(a).all():
+        return lambda b: np.full_like(b, np.nan)
+    inverse = scipy.linalg.pinvh(a, rtol=1e-10)
+    return lambda b: inverse @ b

@@ -24,11 +24,11 @@ def variance(pair: Pair) -> None:
     (Frantar et al. 2022). Meant for networks without batch norm. Needs samples, no labels. Cost: a
     forward pass of each model.
     """
-    for site, old, new, rng in sites(pair, "of variances"):
+    for site, old, new in sites(pair, "of variances"):
         made, wanted = Moments(site.after.outputs), Moments(site.after.outputs)
-        for x, y in site.rows(old, new, pair.settings.max_rows, rng):
-            made.add(site.after(x))
-            wanted.add(y)
+        for part in site.rows(old, new, pair.settings.max_rows, whole=False):
+            made.add(site.after(part.inputs))
+            wanted.add(part.wanted)
         if site.movable:
             _correct(site, made.mean, wanted.mean, made.std, wanted.std)
         else:
@@ -42,7 +42,7 @@ def _correct(
     dead = std_p <= 1e-6 * std_d
     factor = np.where(dead, 1, std_d / np.where(dead, 1, std_p))
     linear = site.after
-    matrices = linear.matrices * linear.split(factor[None])
+    matrices = linear.matrices * linear.split(factor[None] - 1)
     # What is added to (x·W)·factor + b, where the bias b was part of the mean.
     offset = mean_d - mean_p * factor + linear.bias * (factor - 1)
     site.change(matrices, offset)
