@@ -35,7 +35,7 @@ LEVELS = (
     {"dependency", "recovery"},
     {"criteria", "surgery", "cut", "verification", "trail"},
     {"plan", "costs", "measure"},
-    {"forward"},
+    {"forward", "linear"},
     {"graph"},
     {"data"},
     {"backend", "checks"},

@@ -255,6 +255,24 @@ def test_wifv_of_grouped_readers_counts_their_own_group_only() -> None:
     assert (scores[wide][first] > 0) and (scores[wide][others] == 0).all()
 
 
+def test_obs_is_the_error_of_the_readers_refitted_without_the_channel(rng: Any) -> None:
+    inputs = keras.Input((3,))
+    hidden = L.Dense(5, activation="relu", name="hidden")(inputs)
+    model = keras.Model(inputs, L.Dense(2, name="out")(hidden))
+    randomise(model)
+    x = rng.normal(size=(60, 3)).astype("float32")
+    scores = scores_of(ridurre.criteria.BlockOBS(ridge=1e-9), model, x)
+    seen = np.maximum(x @ to_numpy(model.layers[1].kernel) + to_numpy(model.layers[1].bias), 0)
+    seen = (seen - seen.mean(axis=0)).astype("float64")
+    made = seen @ to_numpy(model.get_layer("out").kernel)
+    errors = []
+    for unit in range(5):
+        rest = np.delete(seen, unit, axis=1)
+        refitted = rest @ np.linalg.lstsq(rest, made, rcond=None)[0]
+        errors.append(0.5 * np.square(made - refitted).sum())
+    np.testing.assert_allclose(scores, np.array(errors) / np.square(made).sum(), rtol=1e-3)
+
+
 def gate_derivatives(model: keras.Model, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """``∂L/∂z`` of each hidden unit, by central differences of a gate on what reads it."""
     out = model.get_layer("out").kernel

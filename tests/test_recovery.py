@@ -18,9 +18,9 @@ from ridurre.backend import to_numpy
 from ridurre.data import random_inputs
 from ridurre.errors import PlanMismatchError, RequestError
 from ridurre.graph import ChannelGraph
+from ridurre.linear import Linear
 from ridurre.plan import Planner
 from ridurre.recovery import METHODS, recover
-from ridurre.recovery.linear import Linear
 from ridurre.recovery.sites import Rows
 from ridurre.recovery.solve import Ridge, rows_for
 from ridurre.testing import randomise

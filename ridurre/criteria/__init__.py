@@ -3,6 +3,7 @@
 from ridurre.criteria.activations import APoZ, MeanActivation, WeightedVariance
 from ridurre.criteria.base import CRITERIA, Criterion, Setting, get
 from ridurre.criteria.gradients import GateTaylor, GroupFisher, Jacobian, Taylor
+from ridurre.criteria.reconstruction import BlockOBS
 from ridurre.criteria.similarity import FPGM, CosineRedundancy, KMeansRedundancy
 from ridurre.criteria.weights import LAMP, BatchNormScale, Magnitude, Random
 
@@ -12,6 +13,7 @@ __all__ = [
     "LAMP",
     "APoZ",
     "BatchNormScale",
+    "BlockOBS",
     "CosineRedundancy",
     "Criterion",
     "GateTaylor",

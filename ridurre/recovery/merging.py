@@ -10,7 +10,7 @@ import numpy as np
 from ridurre.backend import library_operation, to_numpy
 from ridurre.graph.labels import Value
 from ridurre.graph.rules import Call
-from ridurre.recovery.linear import Linear
+from ridurre.linear import Linear
 from ridurre.recovery.pair import PASSING, Pair, Side
 from ridurre.recovery.sites import affine, is_linear, set_values
 

@@ -15,7 +15,7 @@ from ridurre.backend import library_operation, to_numpy
 from ridurre.forward import Step, run_call
 from ridurre.graph.labels import Value
 from ridurre.graph.rules import Call
-from ridurre.recovery.linear import CONVOLUTIONS, Linear
+from ridurre.linear import CONVOLUTIONS, Linear
 from ridurre.recovery.pair import PASSING, Pair, Side
 
 L = keras.layers
