@@ -52,5 +52,10 @@ def test_listings_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         scope["SmallestFilters"](0.2, lambda m: None, None, 0, 0, 1, 0.5).run_pruning(
             scope["model"]
         )
+    elif page.name == "strategies.md":
+        assert (
+            ridurre.model_complexity(scope["smaller"]).macs
+            < 0.5 * ridurre.model_complexity(scope["model"]).macs
+        )
     else:
         assert "plans checked" in capsys.readouterr().out
