@@ -272,8 +272,8 @@ def view_of(variable: keras.Variable) -> np.ndarray:
     if keras.backend.backend() == "tensorflow":
         try:
             return np.asarray(memoryview(variable.value.value()))
-        except (TypeError, ValueError, BufferError):
-            pass  # bfloat16 has no buffer
+        except (TypeError, ValueError, BufferError, AttributeError):
+            pass  # bfloat16 has no buffer, and a distributed variable no value of its own
     return to_numpy(variable)
 
 
@@ -285,35 +285,6 @@ def shape_of(variable: keras.Variable) -> tuple[int, ...]:
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:
     """All layers inside a layer or model, at every depth, outer ones first."""
     return list(layer._flatten_layers(include_self=False, recursive=True))
-
-
-def random_inputs(
-    model: keras.Model,
-    batch_size: int = 2,
-    input_shape: tuple[int, ...] | None = None,
-    open_size: int = 64,
-    seed: int = 0,
-) -> Any:
-    """Random inputs in the structure that the model takes.
-
-    Args:
-        model: its inputs give structure, shapes and types; integers are 0 or 1.
-        batch_size: samples, where the batch size is open.
-        input_shape: shape of one sample, for models with one input.
-        open_size: size of axes that the model leaves open.
-        seed: of the random numbers.
-    """
-    rng = np.random.default_rng(seed)
-
-    def one(tensor: keras.KerasTensor) -> Any:
-        sample = input_shape or tuple(n or open_size for n in tensor.shape[1:])
-        shape = (tensor.shape[0] or batch_size, *sample)
-        if "int" in tensor.dtype or tensor.dtype == "bool":
-            return rng.integers(0, 2, shape).astype(tensor.dtype)
-        return to_numpy(keras.ops.cast(rng.normal(size=shape).astype("float32"), tensor.dtype))
-
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return keras.tree.map_structure(one, structure)
 
 
 def run_compiled(model: keras.Model) -> Callable[[Any], Any]:
@@ -358,8 +329,8 @@ def copy_hidden_state(old: keras.Layer, new: keras.Layer) -> None:
     for a, b in pairs:
         if type(a).load_own_variables is not keras.Layer.load_own_variables:
             store: dict[str, Any] = {}
-            a.save_own_variables(store)
-            b.load_own_variables(store)
+            a.save_own_variables(store)  # variables: JAX would let both layers hold the same array
+            b.load_own_variables({key: np.array(to_numpy(v)) for key, v in store.items()})
         if hasattr(a, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 a.save_assets(folder)

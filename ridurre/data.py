@@ -184,3 +184,32 @@ def _check_lengths(batch: Batch) -> Batch:
 
 def _shuffled(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(count)
+
+
+def random_inputs(
+    model: keras.Model,
+    batch_size: int = 2,
+    input_shape: tuple[int, ...] | None = None,
+    open_size: int = 64,
+    seed: int = 0,
+) -> Any:
+    """Random inputs in the structure that the model takes.
+
+    Args:
+        model: its inputs give structure, shapes and types; integers are 0 or 1.
+        batch_size: samples, where the batch size is open.
+        input_shape: shape of one sample, for models with one input.
+        open_size: size of axes that the model leaves open.
+        seed: of the random numbers.
+    """
+    rng = np.random.default_rng(seed)
+
+    def one(tensor: keras.KerasTensor) -> Any:
+        sample = input_shape or tuple(n or open_size for n in tensor.shape[1:])
+        shape = (tensor.shape[0] or batch_size, *sample)
+        if "int" in tensor.dtype or tensor.dtype == "bool":
+            return rng.integers(0, 2, shape).astype(tensor.dtype)
+        return to_numpy(keras.ops.cast(rng.normal(size=shape).astype("float32"), tensor.dtype))
+
+    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    return keras.tree.map_structure(one, structure)

@@ -15,10 +15,10 @@ from ridurre.backend import (
     bytes_per_number,
     check_model,
     parameters_of,
-    random_inputs,
     recreate,
     run_compiled,
 )
+from ridurre.data import random_inputs
 from ridurre.errors import RequestError
 from ridurre.graph.rules import Call, rule_for
 from ridurre.graph.rules.convolution import filter_kernel

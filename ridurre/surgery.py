@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from typing import Any
@@ -60,12 +61,32 @@ def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = Fal
         alive: for every label whether it stays.
         keep_compiled: see `apply`.
     """
-    rebuilder = _Rebuilder(graph, alive)
-    model = rebuilder.model(graph.model)
-    rebuilder.copy_state()
-    if keep_compiled:
-        rebuilder.copy_training(graph.model, model)
-    return model
+    with distribution_of(graph.model):
+        rebuilder = _Rebuilder(graph, alive)
+        model = rebuilder.model(graph.model)
+        rebuilder.copy_state()
+        if keep_compiled:
+            rebuilder.copy_training(graph.model, model)
+        return model
+
+
+def duplicate(model: keras.Model) -> keras.Model:
+    """The same model anew, not compiled: layers, weights and connections of its own.
+
+    Raises:
+        ModelError: the model cannot be analysed or re-created.
+    """
+    graph = ChannelGraph(model)
+    return rebuild(graph, np.ones(graph.trace.space.size, bool))
+
+
+def distribution_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+    """The scope to make a model in that is to be distributed like this one.
+
+    TensorFlow's models know their ``tf.distribute`` strategy; a ``keras.distribution`` is global.
+    """
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 class _Alive:

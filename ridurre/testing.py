@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
-from ridurre.backend import node_counts, random_inputs, to_numpy
+from ridurre.backend import node_counts, to_numpy
+from ridurre.data import random_inputs
 from ridurre.dependency import DependencyGraph
 from ridurre.errors import FrozenChannelError, RequestError, RuleError
 from ridurre.plan import PruningPlan

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import all_layers, random_inputs, to_numpy
+from ridurre.backend import all_layers, to_numpy
+from ridurre.data import random_inputs
 from ridurre.errors import PlanMismatchError, VerificationError
 from ridurre.graph.trace import named_layers, variable_paths
 from ridurre.plan import PruningPlan

@@ -15,7 +15,8 @@ from architectures import Program, build
 from keras import ops
 
 import ridurre
-from ridurre.backend import parameters_of, random_inputs, to_numpy
+from ridurre.backend import parameters_of, to_numpy
+from ridurre.data import random_inputs
 from ridurre.errors import FrozenChannelError, RequestError, VerificationError
 from ridurre.graph.trace import named_layers, variable_paths
 from ridurre.testing import snapshot

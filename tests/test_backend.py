@@ -7,6 +7,7 @@ from builders import L, chain, residual
 from keras import ops
 
 from ridurre import backend
+from ridurre.data import random_inputs
 from ridurre.errors import ModelError, NotAModelError
 
 # --- reading a graph ------------------------------------------------------------------------------
@@ -546,7 +547,7 @@ def inputs_of(*tensors, **options):
     tensors = list(tensors)
     structure = tensors[0] if len(tensors) == 1 else tensors
     x = ops.cast(tensors[0], "float32")
-    return backend.random_inputs(keras.Model(structure, ops.sum(x, axis=-1)), **options)
+    return random_inputs(keras.Model(structure, ops.sum(x, axis=-1)), **options)
 
 
 def test_random_inputs_have_the_models_shapes():
@@ -562,7 +563,7 @@ def test_random_inputs_have_the_models_shapes():
 def test_random_inputs_have_the_models_structure():
     a, b = keras.Input((3,), name="a"), keras.Input((5,), name="b")
     model = keras.Model({"a": a, "b": b}, L.Concatenate()([a, b]))
-    inputs = backend.random_inputs(model)
+    inputs = random_inputs(model)
     assert {k: v.shape for k, v in inputs.items()} == {"a": (2, 3), "b": (2, 5)}
     assert model(inputs).shape == (2, 8)
 
@@ -571,7 +572,7 @@ def test_random_inputs_have_the_models_structure():
 def test_random_inputs_of_a_sequential_model(built_late):
     model = keras.Sequential([L.Dense(2)] if built_late else [keras.Input((3,)), L.Dense(2)])
     model.build((None, 3))
-    assert model(backend.random_inputs(model)).shape == (2, 2)
+    assert model(random_inputs(model)).shape == (2, 2)
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "int64"])
@@ -583,9 +584,7 @@ def test_random_whole_numbers_are_small(dtype):
 
 def test_random_inputs_are_seeded():
     model = chain()
-    one, two, other = (
-        ops.convert_to_numpy(backend.random_inputs(model, seed=s)) for s in (1, 1, 2)
-    )
+    one, two, other = (ops.convert_to_numpy(random_inputs(model, seed=s)) for s in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert not np.allclose(one, other)
 
