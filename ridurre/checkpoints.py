@@ -55,7 +55,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: the folder holds another run or foreign files, or one of its files is
-                damaged. Nothing is changed.
+                damaged. Nothing is changed then.
         """
         path = self.folder / _RECORD
         if not path.exists():
@@ -66,6 +66,7 @@ class Checkpoints:
         self._model = record["model"]
         if self._model is not None:
             self._check_model()
+        self._clean()
         return record["state"]
 
     def load_model(self) -> keras.Model | None:
