@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.checkpoints import fingerprint
 from ridurre.checks import check_indices
 from ridurre.dependency import DependencyGraph
 from ridurre.errors import NothingToPruneError, RequestError
@@ -35,7 +34,6 @@ class Ballot:
     Attributes:
         chosen, protected: full names of layers, which stay the same in smaller models.
         filters: how many the model has.
-        fingerprint: a checksum of the model.
 
     Raises:
         NothingToPruneError: no filter of the chosen layers can be removed.
@@ -48,7 +46,6 @@ class Ballot:
         self.chosen = list(graph.layers) if layers is None else graph.select(layers)
         self.protected = [] if protect is None else graph.select(protect)
         self.filters = model_complexity(model).filters
-        self.fingerprint = fingerprint(graph.layers, model.weights)
         if not self._prunable(graph):
             raise NothingToPruneError(
                 f"The model {model.name!r} has no convolution whose filters can be pruned"

@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import keras
 
 from ridurre.backend import view_of
 from ridurre.errors import CheckpointError
+from ridurre.graph.trace import named_layers
 
 _FORMAT = 1
 _RECORD = "run.json"
@@ -157,20 +158,15 @@ class Checkpoints:
                     path.unlink()
 
 
-def fingerprint(layers: Mapping[str, keras.Layer], weights: Iterable[keras.Variable]) -> str:
-    """A checksum of a model's layers, with their settings, and of its weights.
-
-    Args:
-        layers: by name.
-        weights: in a stable order; random-number states do not belong here.
-    """
+def fingerprint(model: keras.Model) -> str:
+    """A checksum of a model's layers, with their settings, and of its weights."""
     digest = hashlib.sha256()
-    for name, layer in layers.items():
+    for name, layer in named_layers(model).items():
         # The configuration of a Lambda is byte code, which differs from one process to the next.
         config = {} if isinstance(layer, keras.layers.Lambda) else layer.get_config()
         text = json.dumps([name, type(layer).__name__, config], default=_class_name)
         digest.update(text.encode())
-    for variable in weights:
+    for variable in model.weights:  # the states of random layers are not among them
         digest.update(f"{variable.path} {variable.dtype} {tuple(variable.shape)}".encode())
         digest.update(view_of(variable).tobytes())
     return digest.hexdigest()

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from ridurre.ballot import Ask, Ballot
-from ridurre.checkpoints import Checkpoints
+from ridurre.checkpoints import Checkpoints, fingerprint
 from ridurre.checks import (
     check_bounds,
     check_callable,
@@ -247,8 +247,8 @@ class BasePruning(abc.ABC):
         self._run = run = Run(model, self._run.epochs if self._run else self._trained_epochs)
         run.accuracy = Accuracy(self._evaluate_fn, validation_data, self._metric, self._minimum)
         run.ballot = Ballot(model, self._layers, self._protect)
-        run.goals = Goals(self._targets, model)
         with keras.saving.custom_object_scope(custom), distribution_of(model):
+            run.goals = Goals(self._targets, model)
             if checkpoint_dir is not None:
                 run.store = Checkpoints(checkpoint_dir, self._settings(run))
             self._begin(run)
@@ -366,7 +366,7 @@ class BasePruning(abc.ABC):
         """What makes a run this one, as plain data."""
         return {
             "method": type(self).__qualname__,
-            "model": run.ballot.fingerprint,
+            "model": fingerprint(run.model),
             "layers": run.ballot.chosen,
             "protect": run.ballot.protected,
             "pruning_factor": self.pruning_factor,

@@ -170,8 +170,10 @@ def _unit_squares(variable: keras.Variable, axis: int, units: np.ndarray, size: 
     value = keras.ops.convert_to_tensor(variable)
     others = [a for a in range(len(variable.shape)) if a != axis % len(variable.shape)]
     squares = keras.ops.sum(keras.ops.square(value), axis=others)
-    owner = (units[:, None] == np.arange(size)).astype(variable.dtype)
-    return keras.ops.matmul(squares, owner)
+    if np.array_equal(units, np.arange(size)):
+        return squares
+    inside = np.flatnonzero(units >= 0)
+    return keras.ops.segment_sum(keras.ops.take(squares, inside), units[inside], size)
 
 
 def _both(old: Penalty | None, new: Penalty) -> Penalty:

@@ -438,6 +438,23 @@ def test_a_disk_that_fills_in_the_middle_of_a_file(tmp_path, monkeypatch):
     assert files(tmp_path) == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="sets a limit of the system")
+def test_a_disk_that_really_takes_no_more(tmp_path):
+    import resource
+
+    killed_after(1, dropped(), tmp_path)
+    before = files(tmp_path)
+    room = max(len(data) for data in before.values()) // 2
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="could not be written.*File too large"):
+            random_pruning().run_pruning(dropped(), checkpoint_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(tmp_path) == before
+
+
 def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     asked = []
