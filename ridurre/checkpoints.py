@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,10 @@ _FORMAT = 1
 _RECORD = "run.json"
 _MODELS = "step_*.keras"
 _UNFINISHED = "unfinished_"
+_CUSTOM = (
+    "Classes of your own have to be registered, or given to run_pruning as "
+    "custom_objects_inside_model."
+)
 
 
 class Checkpoints:
@@ -70,6 +75,23 @@ class Checkpoints:
         self._clean()
         return record["state"]
 
+    def check_loadable(self, model: keras.Model) -> None:
+        """Refuse a model that could be saved, and not be loaded again.
+
+        Raises:
+            CheckpointError: what Keras says against it.
+        """
+        try:
+            with warnings.catch_warnings():  # of lambdas, which loading refuses
+                warnings.simplefilter("ignore")
+                config = keras.saving.serialize_keras_object(model)
+            keras.saving.deserialize_keras_object(config)
+        except Exception as error:
+            raise CheckpointError(
+                f"The model {model.name!r} could not be loaded from a file again: {error}\n"
+                f"{_CUSTOM} Or prune without checkpoint_dir."
+            ) from error
+
     def load_model(self) -> keras.Model | None:
         """The last good model, not compiled; None if it is still the original.
 
@@ -82,10 +104,7 @@ class Checkpoints:
         try:
             return keras.saving.load_model(path, compile=False)
         except Exception as error:
-            raise CheckpointError(
-                f"Keras cannot load {str(path)!r}: {error}\nClasses of your own have to be "
-                "registered, or given to run_pruning as custom_objects_inside_model."
-            ) from error
+            raise CheckpointError(f"Keras cannot load {str(path)!r}: {error}\n{_CUSTOM}") from error
 
     def save(self, state: Mapping[str, Any], model: keras.Model, version: int) -> None:
         """Put a finished step on disk, so that it is there whatever happens next.

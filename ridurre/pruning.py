@@ -79,8 +79,7 @@ class BasePruning(abc.ABC):
         metric: the compiled metric that counts on `validation_data`.
         minimum_accuracy: the smallest accuracy accepted after a round's fine-tuning.
         stop_fn: ``fn(step) -> bool``, asked with the `Step` of every accepted round.
-        seed: of all random choices; None for a different run every time. Every round seeds itself
-            from this number and its own.
+        seed: of all random choices; None for a different run every time.
         verbose: 1 shows a progress bar over the rounds, 0 nothing.
 
     Attributes:
@@ -208,10 +207,11 @@ class BasePruning(abc.ABC):
 
         With `checkpoint_dir` every finished round is on disk before the next begins. A process
         that was killed continues from there when the same call is made again, and with the same
-        `seed` ends with the same model as an undisturbed run: every round seeds Keras, NumPy,
-        Python, the backend and the model's random layers anew. What a callback keeps between
-        rounds is not saved, nor is the optimizer's state: the model that comes back from disk is
-        compiled by `model_compile_fn`. Functions cannot be compared, so changed ones go unnoticed.
+        `seed` ends with the same model as an undisturbed run: it and the round's number seed
+        Python, NumPy, Keras, the backend and the model's random layers in every round. What a
+        callback keeps between rounds is not saved, nor is the optimizer's state: a model that comes
+        back from disk is compiled by `model_compile_fn`. Functions cannot be compared, so that
+        changed ones go unnoticed. Two processes must not share a folder.
 
         Args:
             model: a built Functional or Sequential model; it is not changed. Under
@@ -337,15 +337,12 @@ class BasePruning(abc.ABC):
         return "stop_fn" if self._stop_fn is not None and self._stop_fn(record) else None
 
     def _seed_round(self, run: Run, step: int) -> int | None:
-        """Seed a round from the run's seed and its number, the same whatever happened before.
+        """Seed a round of a run that is kept, from its number: the same whatever was before.
 
         Returns:
             A number to seed the model's layers with; None if they are to go on as they are.
         """
-        if self._seed is None:
-            return None
-        self.rng = np.random.default_rng([self._seed, step])
-        if run.store is None:
+        if self._seed is None or run.store is None:
             return None
         seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
         keras.utils.set_random_seed(seed)

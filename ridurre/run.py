@@ -114,8 +114,11 @@ class Run:
         Returns:
             Whether there was something.
         """
-        state = None if self.store is None else self.store.load()
-        if self.store is None or state is None:
+        if self.store is None:
+            return False
+        state = self.store.load()
+        if state is None:
+            self.store.check_loadable(self.model)
             return False
         self.history = [Step(**step) for step in state["steps"]]
         self.epochs, self.stopped = state["epochs"], state["stopped"]

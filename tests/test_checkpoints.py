@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,11 @@ def compile_it(model):
 
 
 def train(model, start, end):
+    """Every source of randomness there is has a part in it."""
     x = pictures(model, 12)
+    noise = np.random.normal(size=x.shape) + random.random()
+    noise += keras.ops.convert_to_numpy(keras.random.normal(x.shape))
+    x += 0.1 * noise.astype("float32")
     model.fit(x, np.arange(12) % 3, batch_size=4, initial_epoch=start, epochs=end, verbose=0)
 
 
@@ -145,6 +150,27 @@ def test_killed_before_any_step_of_saving_it_continues(tmp_path, monkeypatch):
         assert_same(values(model), expected)
         assert files(folder).keys() == {"run.json", "step_0002.keras"}
     assert moment > 15
+
+
+@pytest.mark.parametrize("write", [(Path, "write_text"), (keras.saving, "save_model")], ids=str)
+def test_killed_in_the_middle_of_a_file_it_continues(tmp_path, monkeypatch, write):
+    owner, name = write
+    whole = getattr(owner, name)
+    killed_after(1, dropped(), tmp_path)
+
+    def half(*args, **kwargs):
+        whole(*args, **kwargs)
+        path = next(a for a in args if isinstance(a, Path))
+        path.write_bytes(path.read_bytes()[:99])
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, half)
+        with pytest.raises(Killed):
+            random_pruning().run_pruning(dropped(), checkpoint_dir=tmp_path)
+    model, _ = random_pruning().run_pruning(dropped(), checkpoint_dir=tmp_path)
+    other, _ = random_pruning().run_pruning(dropped(), checkpoint_dir=tmp_path / "other")
+    assert_same(values(model), values(other))
 
 
 @pytest.mark.core
@@ -296,6 +322,18 @@ def test_custom_layers_are_loaded_by_name(tmp_path):
         run(None)
 
 
+@pytest.mark.filterwarnings("ignore::ridurre.RidurreWarning")
+def test_a_model_that_could_not_be_loaded_again_is_refused_before_any_work(tmp_path):
+    inputs = keras.Input((4, 4, 3))
+    x = L.Conv2D(5, 1)(L.Lambda(lambda x: 2 * x)(L.Conv2D(7, 1, name="a")(inputs)))
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+    asked = []
+    pruning = scripted(lambda *_: asked.append(1) or [0])
+    with pytest.raises(CheckpointError, match="could not be loaded from a file again: .*Lambda"):
+        pruning.run_pruning(model, checkpoint_dir=tmp_path)
+    assert (asked, files(tmp_path)) == ([], {})
+
+
 def killed_after(rounds, model, folder, **options):
     """A folder with so many rounds of a run of three."""
     done = []
@@ -393,6 +431,15 @@ def test_a_file_of_somebody_else_is_refused(tmp_path, text):
     with pytest.raises(CheckpointError, match="damaged or not one of ridurre's"):
         random_pruning().run_pruning(dropped(), checkpoint_dir=tmp_path)
     assert files(tmp_path) == {"run.json": text.encode()}
+
+
+def test_a_number_that_was_changed_is_noticed(tmp_path):
+    path = killed_after(1, dropped(), tmp_path) / "run.json"
+    text = path.read_text(encoding="utf-8")
+    assert text.count('"epochs": 1,') == 2  # in the record of the round, and for the run
+    path.write_text(text.replace('"epochs": 1,', '"epochs": 7,'), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="its checksum is not the one that was saved"):
+        random_pruning().run_pruning(dropped(), checkpoint_dir=tmp_path)
 
 
 def test_a_newer_format_is_named(tmp_path):
