@@ -173,8 +173,7 @@ def test_killed_in_the_middle_of_a_file_it_continues(tmp_path, monkeypatch, writ
     assert_same(values(model), values(other))
 
 
-@pytest.mark.core
-@pytest.mark.parametrize("killed_in", [0, 1, 2])
+@pytest.mark.parametrize("killed_in", [0, pytest.param(1, marks=pytest.mark.core), 2])
 def test_killed_in_fine_tuning_it_continues_from_the_last_round(tmp_path, killed_in):
     undisturbed = random_pruning()
     model, epochs = undisturbed.run_pruning(dropped(), checkpoint_dir=tmp_path / "a")
@@ -236,7 +235,6 @@ def test_a_generator_of_ones_own_goes_on_where_it_was(tmp_path):
 # --- what is on disk ------------------------------------------------------------------------------
 
 
-@pytest.mark.core
 def test_a_finished_run_comes_back_at_once(tmp_path):
     pruning = random_pruning()
     model, epochs = pruning.run_pruning(dropped(), checkpoint_dir=tmp_path)
