@@ -4,7 +4,8 @@ from ridurre import criteria, schedules, testing
 from ridurre.criteria import Criterion
 from ridurre.cut import prune_batchnorm, prune_conv, prune_related_conv
 from ridurre.dependency import DependencyGraph
-from ridurre.errors import RidurreError, RidurreWarning
+from ridurre.errors import CheckpointError, RidurreError, RidurreWarning
+from ridurre.finetune import Distillation, LinearToZero, retraining_rate
 from ridurre.graph import Group, Rule, register_rule, unregister_rule
 from ridurre.measure import Complexity, measure_latency, model_complexity
 from ridurre.methods import KMeansFilterPruning, RandomFilterPruning
@@ -15,6 +16,7 @@ from ridurre.shrinking import Bins
 from ridurre.strategy import ChannelPrune, prune
 from ridurre.surgery import apply
 from ridurre.targets import ActivationMemory, FileSize, Filters, Latency, MACs, Params, Target
+from ridurre.training import BatchNormSparsity, GroupSparsity
 from ridurre.verification import verify
 
 __version__ = "0.1.0"
@@ -22,16 +24,21 @@ __version__ = "0.1.0"
 __all__ = [
     "ActivationMemory",
     "BasePruning",
+    "BatchNormSparsity",
     "Bins",
     "ChannelPrune",
+    "CheckpointError",
     "Complexity",
     "Criterion",
     "DependencyGraph",
+    "Distillation",
     "FileSize",
     "Filters",
     "Group",
+    "GroupSparsity",
     "KMeansFilterPruning",
     "Latency",
+    "LinearToZero",
     "MACs",
     "Params",
     "PruningPlan",
@@ -50,6 +57,7 @@ __all__ = [
     "prune_related_conv",
     "recover",
     "register_rule",
+    "retraining_rate",
     "schedules",
     "testing",
     "unregister_rule",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import numbers
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -85,3 +86,31 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> str:
             f"Received: {value!r}.{hint}"
         )
     return value
+
+
+def check_optional(name: str, value: Any, check: Callable[[str, Any], Any]) -> None:
+    """None, or what another check accepts; raises `RequestError`."""
+    if value is not None:
+        check(name, value)
+
+
+def check_finite(name: str, value: Any) -> float:
+    """A finite number; raises `RequestError`."""
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise RequestError(f"Expected {name}, a finite number. Received: {value!r}.")
+    return float(value)
+
+
+def check_bounds(values: Any, factors: Any) -> tuple[list[Any], list[Any]]:
+    """Bounds of bins and their factors as lists; raises `RequestError`."""
+    bounds = check_list("channel_number_bins", values)
+    factors = check_list("pruning_factors_for_bins", factors)
+    if len(bounds) != len(factors) + 1:
+        raise RequestError(
+            "Expected one channel number more than pruning factors (the bounds of the bins). "
+            f"Received: {len(bounds)} channel numbers and {len(factors)} factors."
+        )
+    numeric = all(isinstance(b, numbers.Real) for b in bounds)
+    if not numeric or not all(a < b for a, b in zip(bounds, bounds[1:], strict=False)):
+        raise RequestError(f"Expected increasing channel numbers. Received: {bounds}.")
+    return bounds, factors

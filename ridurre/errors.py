@@ -7,6 +7,7 @@ RidurreError
 │   ├── FrozenChannelError    the channel exists and cannot be removed
 │   └── NothingToPruneError   there is nothing that could be removed
 ├── PlanMismatchError     the plan was made for another model
+├── CheckpointError       a step cannot be kept on disk, or taken up from there
 ├── VerificationError     the pruned model does not compute what it should
 └── RuleError             a rule contradicts the layer it describes
 """
@@ -47,6 +48,10 @@ class NothingToPruneError(RequestError):
 
 class PlanMismatchError(RidurreError, ValueError):
     """The plan was made for another model, or was edited by hand."""
+
+
+class CheckpointError(RidurreError, OSError):
+    """A pruning step cannot be kept on disk, or taken up from there."""
 
 
 class VerificationError(RidurreError, ValueError):

@@ -5,55 +5,32 @@ from __future__ import annotations
 import abc
 import contextlib
 import logging
-import numbers
-import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from ridurre.ballot import Ask, Ballot
+from ridurre.checkpoints import Checkpoints, fingerprint
 from ridurre.checks import (
+    check_bounds,
     check_callable,
     check_count,
+    check_finite,
     check_fraction,
-    check_indices,
-    check_list,
+    check_optional,
 )
-from ridurre.dependency import DependencyGraph
-from ridurre.errors import NothingToPruneError, RequestError
-from ridurre.graph.rules.convolution import filter_kernel
+from ridurre.errors import RequestError
 from ridurre.graph.select import Selector
-from ridurre.measure import model_complexity
-from ridurre.voting import merge_votes
+from ridurre.limits import Accuracy, Evaluate, Goals, check_targets
+from ridurre.report import Step, Stopwatch
+from ridurre.run import Run, seed_layers
+from ridurre.surgery import distribution_of
+from ridurre.targets import Target
 
 logger = logging.getLogger("ridurre")
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one round of pruning did.
-
-    Attributes:
-        step: number of the round, from 0.
-        factor: the pruning factor of this round.
-        filters, parameters, macs: of the model after the round (`macs` is None where the model
-            leaves its input size open).
-        pruned_fraction: fraction of the original's filters that are gone.
-        epochs: epochs trained so far.
-        seconds: duration of the round, fine-tuning included.
-    """
-
-    step: int
-    factor: float
-    filters: int
-    parameters: int
-    macs: int | None
-    pruned_fraction: float
-    epochs: int
-    seconds: float
 
 
 class BasePruning(abc.ABC):
@@ -62,11 +39,16 @@ class BasePruning(abc.ABC):
     Every round asks `run_pruning_for_conv2d_layer` for each selected convolution (1-, 2- and
     3-dimensional, separable and transposed ones), merges the answers of layers that are tied (see
     `ridurre.voting.merge_votes` for the exact rule), removes the channels, calls
-    `model_compile_fn` and then `model_finetune_fn` on the new, smaller model. It stops when
+    `model_compile_fn` and then `model_finetune_fn` on the new, smaller model. It stops, and says
+    why in `stopped`, when
 
-    * no filter was removed, or
+    * no filter was removed (``"nothing_left"``), or
+    * the accuracy is below `minimum_accuracy` (``"accuracy"``): the last model that held it comes
+      back, or
+    * the model has come down to all targets (``"target"``), or
     * more than `maximum_pruning_percent` of the original's filters are gone, or
-    * `maximum_prune_iterations` rounds are done.
+    * `maximum_prune_iterations` rounds are done, or
+    * `stop_fn` says so (these three by their names).
 
     Example::
 
@@ -91,6 +73,12 @@ class BasePruning(abc.ABC):
             tied to these shrink along. All by default.
         protect: layers whose channels must stay, named the same way. Both are looked up once, in
             the model as it is before the first round.
+        target: a `ridurre.targets.Target` or several, all of which have to be reached.
+        evaluate_fn: ``fn(model) -> float``, the accuracy (the greater the better) of a model that
+            `model_compile_fn` compiled. Instead, `run_pruning` takes `validation_data`.
+        metric: the compiled metric that counts on `validation_data`.
+        minimum_accuracy: the smallest accuracy accepted after a round's fine-tuning.
+        stop_fn: ``fn(step) -> bool``, asked with the `Step` of every accepted round.
         seed: of all random choices; None for a different run every time.
         verbose: 1 shows a progress bar over the rounds, 0 nothing.
 
@@ -98,6 +86,7 @@ class BasePruning(abc.ABC):
         model: the last good model: the one a finished round left, or the original. It is still
             there when a callback raises.
         history: one `Step` for every finished round.
+        stopped: why the last run ended; None while it has not.
 
     Raises:
         RequestError: an argument is of the wrong kind or out of range.
@@ -115,32 +104,57 @@ class BasePruning(abc.ABC):
         *,
         layers: Selector | None = None,
         protect: Selector | None = None,
+        target: Target | Iterable[Target] | None = None,
+        evaluate_fn: Evaluate | None = None,
+        metric: str = "accuracy",
+        minimum_accuracy: float | None = None,
+        stop_fn: Callable[[Step], bool] | None = None,
         seed: int | None = None,
         verbose: int = 0,
     ) -> None:
         check_callable("model_compile_fn", model_compile_fn)
-        if model_finetune_fn is not None:
-            check_callable("model_finetune_fn", model_finetune_fn)
+        check_optional("model_finetune_fn", model_finetune_fn, check_callable)
+        check_optional("evaluate_fn", evaluate_fn, check_callable)
+        check_optional("stop_fn", stop_fn, check_callable)
         check_count("nb_finetune_epochs", nb_finetune_epochs)
         check_count("nb_trained_for_epochs", nb_trained_for_epochs)
-        if maximum_prune_iterations is not None:
-            check_count("maximum_prune_iterations", maximum_prune_iterations)
-        if maximum_pruning_percent is not None:
-            check_fraction("maximum_pruning_percent", maximum_pruning_percent)
+        check_optional("maximum_prune_iterations", maximum_prune_iterations, check_count)
+        check_optional("maximum_pruning_percent", maximum_pruning_percent, check_fraction)
+        check_optional("minimum_accuracy", minimum_accuracy, check_finite)
         self.pruning_factor = self.check_factor(pruning_factor)
-        self.model: keras.Model | None = None
-        self.history: list[Step] = []
         self.rng = np.random.default_rng(seed)
+        self._run: Run | None = None
         self._compile_fn = model_compile_fn
         self._finetune_fn = model_finetune_fn
         self._finetune_epochs = nb_finetune_epochs
-        self._epochs = nb_trained_for_epochs
+        self._trained_epochs = nb_trained_for_epochs
         self._maximum_iterations = maximum_prune_iterations
         self._maximum_fraction = maximum_pruning_percent
         self._layers = layers
         self._protect = protect
+        self._targets = check_targets(target)
+        self._evaluate_fn = evaluate_fn
+        self._metric = metric
+        self._minimum = minimum_accuracy
+        self._stop_fn = stop_fn
+        self._seed = seed
         self._verbose = verbose
         self._bins: list[tuple[int, int, float]] = []
+
+    @property
+    def model(self) -> keras.Model | None:
+        """The last good model."""
+        return None if self._run is None else self._run.model
+
+    @property
+    def history(self) -> list[Step]:
+        """What every finished round did."""
+        return [] if self._run is None else self._run.history
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the last run ended."""
+        return None if self._run is None else self._run.stopped
 
     @abc.abstractmethod
     def run_pruning_for_conv2d_layer(
@@ -163,9 +177,7 @@ class BasePruning(abc.ABC):
         Raises:
             RequestError: not a finite number.
         """
-        if not isinstance(factor, numbers.Real) or not np.isfinite(factor):
-            raise RequestError(f"Expected a pruning factor, a finite number. Received: {factor!r}.")
-        return float(factor)
+        return check_finite("a pruning factor", factor)
 
     def define_prune_bins(
         self, channel_number_bins: Sequence[int], pruning_factors_for_bins: Sequence[float]
@@ -178,16 +190,7 @@ class BasePruning(abc.ABC):
         Raises:
             RequestError: not one bound more than factors, or bounds that do not increase.
         """
-        bounds = check_list("channel_number_bins", channel_number_bins)
-        factors = check_list("pruning_factors_for_bins", pruning_factors_for_bins)
-        if len(bounds) != len(factors) + 1:
-            raise RequestError(
-                "Expected one channel number more than pruning factors (the bounds of the bins). "
-                f"Received: {len(bounds)} channel numbers and {len(factors)} factors."
-            )
-        numeric = all(isinstance(b, numbers.Real) for b in bounds)
-        if not numeric or not all(a < b for a, b in zip(bounds, bounds[1:], strict=False)):
-            raise RequestError(f"Expected increasing channel numbers. Received: {bounds}.")
+        bounds, factors = check_bounds(channel_number_bins, pruning_factors_for_bins)
         factors = [self.check_factor(f) for f in factors]
         self._bins = list(zip(bounds, bounds[1:], factors, strict=False))
 
@@ -196,26 +199,42 @@ class BasePruning(abc.ABC):
         model: keras.Model,
         prune_factor_scheduler_fn: Callable[[float, int], float] | None = None,
         custom_objects_inside_model: dict[str, Any] | None = None,
+        *,
+        validation_data: Any = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
     ) -> tuple[keras.Model, int]:
         """Prune in rounds until a limit is reached.
 
+        With `checkpoint_dir` every finished round is on disk before the next begins. A process
+        that was killed continues from there when the same call is made again, and with the same
+        `seed` ends with the same model as an undisturbed run: it and the round's number seed
+        Python, NumPy, Keras, the backend and the model's random layers in every round. What a
+        callback keeps between rounds is not saved, nor is the optimizer's state: a model that comes
+        back from disk is compiled by `model_compile_fn`. Functions cannot be compared, so that
+        changed ones go unnoticed. Two processes must not share a folder.
+
         Args:
-            model: a built Functional or Sequential model; it is not changed.
+            model: a built Functional or Sequential model; it is not changed. Under
+                ``tf.distribute`` or ``keras.distribution`` all happens, and the result is, there.
             prune_factor_scheduler_fn: ``fn(factor, step) -> factor``, called before each round
                 with the factor given to the constructor and the number of the round, from 0; its
                 value is used for that round as it is. (In the classic package it was fed its own
                 last value, so that factors compounded by accident.)
             custom_objects_inside_model: custom classes by name, for layers that need them.
+            validation_data: what ``model.evaluate`` takes, arrays as ``(x, y)``, to find the
+                accuracy by the compiled `metric`.
+            checkpoint_dir: a folder for this run alone.
 
         Returns:
-            The smaller model, compiled by the callback, and the epochs trained in all. If nothing
-            could be removed at all, the model that was given.
+            The smaller model, compiled by the callback, and the epochs it was trained for in all.
+            If nothing could be removed at all, the model that was given.
 
         Raises:
             ModelError: the model cannot be analysed.
             NothingToPruneError: it has no convolution that can be pruned.
-            RequestError: the method returned something that is no list of filters, or a layer's
-                weights are not finite.
+            RequestError: the method returned something that is no list of filters, a layer's
+                weights are not finite, or the original's accuracy is below `minimum_accuracy`.
+            CheckpointError: the folder holds another run or is damaged, or cannot be written.
         """
         custom = custom_objects_inside_model or {}
         if prune_factor_scheduler_fn is not None:
@@ -225,35 +244,39 @@ class BasePruning(abc.ABC):
                 "Expected custom_objects_inside_model to be a dictionary, name → class. "
                 f"Received: {custom!r}."
             )
-        with keras.saving.custom_object_scope(custom):
-            return self._run(model, prune_factor_scheduler_fn)
+        self._run = run = Run(model, self._run.epochs if self._run else self._trained_epochs)
+        run.accuracy = Accuracy(self._evaluate_fn, validation_data, self._metric, self._minimum)
+        run.ballot = Ballot(model, self._layers, self._protect)
+        with keras.saving.custom_object_scope(custom), distribution_of(model):
+            run.goals = Goals(self._targets, model)
+            if checkpoint_dir is not None:
+                run.store = Checkpoints(checkpoint_dir, self._settings(run))
+            self._begin(run)
+            self._loop(run, prune_factor_scheduler_fn)
+        return run.model, run.epochs
 
-    def _run(
-        self, model: keras.Model, schedule: Callable[[float, int], float] | None
-    ) -> tuple[keras.Model, int]:
-        self.model, self.history = model, []
-        before = self._require_prunable(model)
-        rounds = self._maximum_iterations
+    def _loop(self, run: Run, schedule: Callable[[float, int], float] | None) -> None:
         bar = keras.utils.Progbar(
-            rounds, verbose=self._verbose, unit_name="round", stateful_metrics=["filters"]
+            self._maximum_iterations,
+            verbose=self._verbose,
+            unit_name="round",
+            stateful_metrics=["filters"],
         )
-        step = 0
-        while rounds is None or step < rounds:
-            start = time.perf_counter()
+        while run.stopped is None:
+            clock, step = Stopwatch(), len(run.history)
+            seed = self._seed_round(run, step)
             factor = self._factor(schedule, step)
-            smaller = self._prune(self.model, factor)
+            with clock.phase("cut"):
+                smaller = run.ballot.prune(run.model, self._asking(factor))
+                seed_layers(smaller, seed)
             if smaller is None:
-                logger.info("Round %d: nothing left to remove; pruning ends.", step)
-                break
-            self._train(smaller)
-            self.model = smaller
-            record = self._record(step, factor, before, time.perf_counter() - start)
-            bar.update(step + 1, [("filters", record.filters)])
-            step += 1
-            if self._maximum_fraction is not None:
-                if record.pruned_fraction > self._maximum_fraction:
-                    break
-        return self.model, self._epochs
+                run.stop("nothing_left")
+            else:
+                record = self._train(run, smaller, factor, clock)
+                run.finish(record, smaller)
+                run.stop(self._reason(run, record))
+                bar.update(step + 1, [("filters", record.filters)])
+            run.save(self.rng)
 
     def _factor(self, schedule: Callable[[float, int], float] | None, step: int) -> float:
         if schedule is None:
@@ -262,77 +285,98 @@ class BasePruning(abc.ABC):
             factor = schedule(self.pruning_factor, step)
         return self.check_factor(factor)
 
-    def _prune(self, model: keras.Model, factor: float) -> keras.Model | None:
-        """One round's smaller model; None if nothing is to be removed."""
-        graph = DependencyGraph(model, protect=self._protected)
-        votes = {name: self._ask(graph, name, factor) for name in self._prunable(graph)}
-        chosen = merge_votes(graph, votes)
-        if not chosen:
-            return None
-        plan = graph.get_pruning_plan(chosen)
-        logger.info("%s", plan)
-        return plan.exec()
+    def _asking(self, factor: float) -> Ask:
+        """What the method answers for a layer in a round with this factor."""
 
-    def _prunable(self, graph: DependencyGraph) -> list[str]:
-        """Selected convolutions that have a channel to lose."""
-        made = {name for group in graph.groups for name in group.producers}
-        chosen = {id(graph.layers[name]) for name in self._chosen}  # a layer may have two names
-        names = [n for n, layer in graph.layers.items() if n in made and id(layer) in chosen]
-        return [n for n in names if filter_kernel(graph.layers[n]) is not None]
+        def ask(layer: keras.Layer, kernel: np.ndarray) -> Any:
+            filters = kernel.shape[-1]
+            binned = (f for low, high, f in self._bins if low <= filters < high)
+            return self.run_pruning_for_conv2d_layer(next(binned, factor), layer, kernel)
 
-    def _require_prunable(self, model: keras.Model) -> int:
-        """Number of filters of the original; raises if none of them can be removed."""
-        graph = DependencyGraph(model, protect=self._protect)
-        # Layers are new ones after every round; their names stay.
-        everything = list(graph.layers)
-        self._chosen = everything if self._layers is None else graph.select(self._layers)
-        protected = [] if self._protect is None else graph.select(self._protect)
-        self._protected = [re.compile(f"^{re.escape(name)}$") for name in protected]
-        if not self._prunable(graph):
-            raise NothingToPruneError(
-                f"The model {model.name!r} has no convolution whose filters can be pruned"
-                + ("." if self._layers is None else f" among the selected layers {self._layers!r}.")
-                + " Filters tied to the model's inputs or outputs, protected ones and those that "
-                "flow into layers without a rule have to stay."
-            )
-        return model_complexity(model).filters
+        return ask
 
-    def _ask(self, graph: DependencyGraph, name: str, factor: float) -> list[int]:
-        """What the method answers for one layer, checked."""
-        layer = graph.layers[name]
-        kernel = filter_kernel(layer)
-        if kernel is None:
-            raise RequestError(f"The layer {name!r} makes no filters.")
-        if not np.isfinite(kernel).all():
-            raise RequestError(
-                f"The kernel of layer {name!r} holds values that are not finite (NaN or infinity); "
-                "its filters cannot be ranked. Training has probably diverged."
-            )
-        count = kernel.shape[-1]
-        answer = self.run_pruning_for_conv2d_layer(self._binned(factor, count), layer, kernel)
-        what = f"layer {name!r} (as returned by run_pruning_for_conv2d_layer)"
-        indices = check_indices(answer, count, what)
-        if len(indices) == count:
-            raise RequestError(
-                f"run_pruning_for_conv2d_layer returned all {count} filters of layer {name!r}; at "
-                "least one has to stay."
-            )
-        fixed = indices[~graph.removable(name)[indices]]
-        if fixed.size:
-            logger.info("Channels %s of %s have to stay, whatever its vote.", fixed.tolist(), name)
-        return indices.tolist()
+    def _train(self, run: Run, model: keras.Model, factor: float, clock: Stopwatch) -> Step:
+        """Compile, fine-tune and measure a round's model; what came of it."""
+        with clock.phase("compile"):
+            self._compile(model)
+        epochs, before = run.epochs, self._accuracy(run, model, clock)
+        after = before
+        if self._finetune_fn is not None:
+            epochs += self._finetune_epochs
+            with clock.phase("finetune"), self._calling("model_finetune_fn"):
+                self._finetune_fn(model, run.epochs, epochs)
+            after = self._accuracy(run, model, clock)
+        return run.record(
+            model,
+            clock,
+            factor=factor,
+            epochs=epochs,
+            accuracy_before_finetuning=before,
+            accuracy=after,
+        )
 
-    def _binned(self, factor: float, filters: int) -> float:
-        return next((f for low, high, f in self._bins if low <= filters < high), factor)
-
-    def _train(self, model: keras.Model) -> None:
+    def _compile(self, model: keras.Model) -> keras.Model:
         with self._calling("model_compile_fn"):
             self._compile_fn(model)
-        if self._finetune_fn is not None:
-            end = self._epochs + self._finetune_epochs
-            with self._calling("model_finetune_fn"):
-                self._finetune_fn(model, self._epochs, end)
-            self._epochs = end
+        return model
+
+    def _accuracy(self, run: Run, model: keras.Model, clock: Stopwatch) -> float | None:
+        with clock.phase("evaluate"), self._calling("the evaluation"):
+            return run.accuracy.of(model)
+
+    def _reason(self, run: Run, record: Step) -> str | None:
+        """Why the run should end after this round; None if it should not."""
+        if not record.accepted:
+            return "accuracy"
+        if run.goals.reached(run.model):
+            return "target"
+        if self._maximum_fraction is not None and record.pruned_fraction > self._maximum_fraction:
+            return "maximum_pruning_percent"
+        if record.step + 1 == self._maximum_iterations:
+            return "maximum_prune_iterations"
+        return "stop_fn" if self._stop_fn is not None and self._stop_fn(record) else None
+
+    def _seed_round(self, run: Run, step: int) -> int | None:
+        """Seed a round of a run that is kept, from its number: the same whatever was before.
+
+        Returns:
+            A number to seed the model's layers with; None if they are to go on as they are.
+        """
+        if self._seed is None or run.store is None:
+            return None
+        seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
+        keras.utils.set_random_seed(seed)
+        return seed
+
+    def _begin(self, run: Run) -> None:
+        """Take up a run from its folder, or see whether a new one makes sense."""
+        if run.resume(self.rng, self._compile):
+            return
+        run.accuracy.check_original(run.model, self._compile)
+        if self._maximum_iterations == 0:
+            run.stop("maximum_prune_iterations")
+        elif run.goals.reached(run.model):
+            run.stop("target")
+        run.save(self.rng)
+
+    def _settings(self, run: Run) -> dict[str, Any]:
+        """What makes a run this one, as plain data."""
+        return {
+            "method": type(self).__qualname__,
+            "model": fingerprint(run.model),
+            "layers": run.ballot.chosen,
+            "protect": run.ballot.protected,
+            "pruning_factor": self.pruning_factor,
+            "bins": self._bins,
+            "nb_finetune_epochs": self._finetune_epochs,
+            "nb_trained_for_epochs": self._trained_epochs,
+            "maximum_prune_iterations": self._maximum_iterations,
+            "maximum_pruning_percent": self._maximum_fraction,
+            "target": [repr(t) for t in self._targets],
+            "metric": self._metric,
+            "minimum_accuracy": self._minimum,
+            "seed": self._seed,
+        }
 
     @contextlib.contextmanager
     def _calling(self, name: str) -> Iterator[None]:
@@ -345,19 +389,3 @@ class BasePruning(abc.ABC):
                 "the attribute `model` of the pruning object."
             )
             raise
-
-    def _record(self, step: int, factor: float, before: int, seconds: float) -> Step:
-        size = model_complexity(self.model)
-        record = Step(
-            step=step,
-            factor=factor,
-            filters=size.filters,
-            parameters=size.parameters,
-            macs=size.macs,
-            pruned_fraction=(before - size.filters) / before,
-            epochs=self._epochs,
-            seconds=seconds,
-        )
-        self.history.append(record)
-        logger.info("%s", record)
-        return record

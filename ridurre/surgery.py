@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from typing import Any
@@ -23,7 +24,7 @@ from ridurre.backend import (
     view_of,
 )
 from ridurre.backend.training import compile_like, optimizer_slots
-from ridurre.errors import RuleError
+from ridurre.errors import RequestError, RuleError
 from ridurre.graph import ChannelGraph, Labels
 from ridurre.graph.labels import varying
 from ridurre.graph.rules import Call, rule_for
@@ -58,13 +59,37 @@ def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = Fal
         graph: of the original model, which is not touched.
         alive: for every label whether it stays.
         keep_compiled: see `apply`.
+
+    Raises:
+        RequestError: what is left cannot be sharded as the ``keras.distribution`` says.
     """
-    rebuilder = _Rebuilder(graph, alive)
-    model = rebuilder.model(graph.model)
-    rebuilder.copy_state()
-    if keep_compiled:
-        rebuilder.copy_training(graph.model, model)
-    return model
+    with distribution_of(graph.model):
+        rebuilder = _Rebuilder(graph, alive)
+        rebuilder.check_sharding()
+        model = rebuilder.model(graph.model)
+        rebuilder.copy_state()
+        if keep_compiled:
+            rebuilder.copy_training(graph.model, model)
+        return model
+
+
+def duplicate(model: keras.Model) -> keras.Model:
+    """The same model anew, not compiled: layers, weights and connections of its own.
+
+    Raises:
+        ModelError: the model cannot be analysed or re-created.
+    """
+    graph = ChannelGraph(model)
+    return rebuild(graph, np.ones(graph.trace.space.size, bool))
+
+
+def distribution_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:
+    """The scope to make a model in that is to be distributed like this one.
+
+    TensorFlow's models know their ``tf.distribute`` strategy; a ``keras.distribution`` is global.
+    """
+    strategy = getattr(model, "distribute_strategy", None)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 class Alive:
@@ -102,6 +127,25 @@ class _Rebuilder:
         self.trace = graph.trace
         self.kept = Alive(graph, alive)
         self.new: dict[int, tuple[Any, Any]] = {}
+
+    def check_sharding(self) -> None:
+        """Refuse to leave a number of channels that cannot be shared out among devices."""
+        distribution = keras.distribution.distribution()
+        for weight in [] if distribution is None else self.trace.space.weights.values():
+            layout = distribution.get_variable_layout(weight.variable)
+            name = None if layout is None else layout.axes[weight.axis]
+            if name is None:
+                continue
+            devices = dict(
+                zip(layout.device_mesh.axis_names, layout.device_mesh.shape, strict=True)
+            )
+            size = self.kept.size(weight.variable, weight.axis)
+            if size % devices[name]:
+                raise RequestError(
+                    f"This would leave {size} channels along axis {weight.axis} of "
+                    f"{weight.variable.path!r}, which is sharded over {devices[name]} devices. "
+                    f"Expected a multiple of {devices[name]}; remove another number of channels."
+                )
 
     def model(self, model: keras.Model) -> keras.Model:
         """The smaller copy of a model, made at first and remembered."""

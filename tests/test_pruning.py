@@ -92,7 +92,10 @@ def test_defaults_are_the_classic_ones(method):
         "maximum_pruning_percent": 0.9,
         "nb_trained_for_epochs": 0,
     }
-    assert set(defaults(ridurre.BasePruning)) == {"layers", "protect", "seed", "verbose"}
+    assert set(defaults(ridurre.BasePruning)) == {
+        *("layers", "protect", "seed", "verbose"),
+        *("target", "evaluate_fn", "metric", "minimum_accuracy", "stop_fn"),
+    }
 
 
 def test_everything_newer_is_keyword_only():

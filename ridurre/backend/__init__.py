@@ -258,8 +258,8 @@ def view_of(variable: keras.Variable) -> np.ndarray:
     if keras.backend.backend() == "tensorflow":
         try:
             return np.asarray(memoryview(variable.value.value()))
-        except (TypeError, ValueError, BufferError):
-            pass  # bfloat16 has no buffer
+        except (TypeError, ValueError, BufferError, AttributeError):
+            pass  # bfloat16 has no buffer, and a distributed variable no value of its own
     return to_numpy(variable)
 
 
@@ -314,8 +314,8 @@ def copy_hidden_state(old: keras.Layer, new: keras.Layer) -> None:
     for a, b in pairs:
         if type(a).load_own_variables is not keras.Layer.load_own_variables:
             store: dict[str, Any] = {}
-            a.save_own_variables(store)
-            b.load_own_variables(store)
+            a.save_own_variables(store)  # variables: JAX would let both layers hold the same array
+            b.load_own_variables({key: np.array(to_numpy(v)) for key, v in store.items()})
         if hasattr(a, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 a.save_assets(folder)
