@@ -390,6 +390,20 @@ def test_a_relu_behind_batch_norm_and_shortcut_by_hand(sign, rng):
     assert many < 0.95 * one
 
 
+def test_a_sum_that_is_not_known_yet_cuts_nothing_off(rng):
+    inputs = keras.Input((3,))
+    a = L.Dense(5, name="a")(L.Dense(7, activation="tanh", name="first")(inputs))
+    b = L.Dense(5, name="b")(L.Dense(1, activation="tanh", name="other")(inputs))
+    model = ready(lambda: keras.Model(inputs, L.ReLU()(L.Add()([a, b]))))
+    for name, shift in (("a", -100), ("b", 100)):  # only the sum is above zero
+        bias = model.get_layer(name).bias
+        bias.assign(to_numpy(bias) + shift)
+    smaller, plan = pruned(model, {"first": [0, 1, 2]})
+    x = rng.normal(size=(100, 3)).astype("float32")
+    one, four = (error(recover(smaller, model, plan, x, rounds=n), model, x) for n in (1, 4))
+    assert four < 1.05 * one < 0.5 * error(smaller, model, x)
+
+
 def test_what_a_relu_cuts_off_is_free():
     part = Rows(
         np.zeros((1, 4, 1)),
