@@ -158,19 +158,20 @@ class Site:
         positions = math.prod(self.before.positions(old.inputs(0)[0].shape))
         return positions * sum(map(len, self.pair.batches)) // first
 
-    def change(self, matrices: np.ndarray | None, offset: np.ndarray) -> None:
-        """Add to the layer's kernel and to its outputs.
+    def change(self, matrices: np.ndarray | None, offset: np.ndarray | None) -> None:
+        """Add to the layer's kernel, and to its outputs.
 
         Args:
-            matrices: in the form of `Linear.matrices`; None for no change.
-            offset: as many as outputs; goes into the bias, or else into the mean of the batch norm.
+            matrices: in the form of `Linear.matrices`.
+            offset: ``(outputs,)``; goes into the bias, or else into the mean of the batch norm.
         """
         if not all(np.isfinite(a).all() for a in (matrices, offset) if a is not None):
             logger.warning("%s: no finite solution; left as it is.", self.new.name)
             return
-        offset = offset.reshape(-1)
         if matrices is not None:
             self.after.assign(self.after.matrices + matrices.astype(self.after.dtype))
+        if offset is None:
+            return
         if self.after.layer.bias is not None:
             _add(self.after.layer.bias, offset)
         elif self._norm is not None:
