@@ -532,7 +532,7 @@ def test_masked_positions_do_not_count(rng):
 
 
 def twin_filters(between, *, bias=True, norm=False, flat=False):
-    """Filter 4 of `a` is twice filter 1, batch norm included."""
+    """Filter 4 of `a` is twice filter 1, batch norm included; filter 0 differs in its offset."""
     inputs = keras.Input((6, 6, 3))
     x = L.Conv2D(5, 3, use_bias=bias, activation=None if norm else between, name="a")(inputs)
     if norm:
@@ -546,12 +546,15 @@ def twin_filters(between, *, bias=True, norm=False, flat=False):
     for variable in model.get_layer("a").weights:
         value = to_numpy(variable).copy()
         value[..., 4] = 2 * value[..., 1]
+        if value.ndim > 1:
+            value[..., 0] = value[..., 4]
         variable.assign(value)
     if norm:
         layer = model.get_layer("bn")
         for name, factor in {"moving_mean": 2, "moving_variance": 1, "gamma": 3, "beta": 6}.items():
             value = to_numpy(getattr(layer, name)).copy()
             value[4] = factor * value[1]
+            value[0] = value[0] if name == "beta" else value[4]
             getattr(layer, name).assign(value)
     return model
 
