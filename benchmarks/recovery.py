@@ -35,6 +35,7 @@ METHODS: dict[str, list[str]] = {
     "merge": ["merge"],
     "mean": ["mean"],
     "batch_norm, augmented images": ["batch_norm"],
+    "variance": ["variance"],
     "least_squares": ["least_squares"],
 }
 

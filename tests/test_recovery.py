@@ -15,13 +15,14 @@ from models import NETWORKS, bn, head, three_deep, two_residual_blocks
 import ridurre
 from ridurre import recovery
 from ridurre.backend import to_numpy
-from ridurre.data import random_inputs
+from ridurre.data import Batches, random_inputs
 from ridurre.errors import PlanMismatchError, RequestError
 from ridurre.graph import ChannelGraph
-from ridurre.linear import Linear
 from ridurre.plan import Planner
 from ridurre.recovery import METHODS, recover
-from ridurre.recovery.sites import Rows
+from ridurre.linear import Linear
+from ridurre.recovery.pair import pair_models
+from ridurre.recovery.sites import Rows, site_of
 from ridurre.recovery.solve import Ridge, rows_for
 from ridurre.testing import randomise
 
@@ -372,22 +373,67 @@ def test_rounds_make_the_loss_behind_a_relu_smaller(kind, rng):
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_relu_behind_batch_norm_and_shortcut_by_hand(sign, rng):
+def residual_dense():
     inputs = keras.Input((3,))
     stem = L.Dense(7, name="stem")(inputs)
     y = L.Dense(5, use_bias=False, name="b")(L.Dense(5, activation="tanh", name="a")(stem))
     short = L.Dense(5, name="short")(stem)
     y = L.Add(name="sum")([short, L.BatchNormalization(name="bn")(y)])
-    model = ready(lambda: keras.Model(inputs, L.ReLU()(y)))
-    model.get_layer("bn").gamma.assign(sign * np.abs(to_numpy(model.get_layer("bn").gamma)))
-    smaller, plan = pruned(model, {"a": [0, 1, 2]})
+    return keras.Model(inputs, L.ReLU()(y))
+
+
+def test_a_relu_behind_batch_norm_and_shortcut(rng):
     data = rng.normal(size=(200, 3)).astype("float32")
-    one, many = (
-        relu_error(recover(smaller, model, plan, data, ridge=1e-8, rounds=n), model, data, "sum")
-        for n in (1, 8)
+    losses = []
+    for sign in (1, -1):  # the same function, with a kernel of the other sign
+        model = ready(residual_dense)
+        norm, kernel = model.get_layer("bn"), model.get_layer("b").kernel
+        for variable in (norm.gamma, norm.moving_mean, kernel):
+            variable.assign(sign * variable)
+        smaller, plan = pruned(model, {"a": [0, 1, 2]})
+        results = [recover(smaller, model, plan, data, ridge=1e-8, rounds=n) for n in (1, 8)]
+        losses.append([relu_error(result, model, data, "sum") for result in results])
+    assert losses[0][1] < 0.95 * losses[0][0]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+
+
+def test_held_inputs_and_those_gathered_again_are_the_same(monkeypatch):
+    model = ready(two_residual_blocks)
+    smaller, plan = pruned(model)
+    x = pictures(model, 16)
+    held = outputs(recover(smaller, model, plan, x), x)
+    monkeypatch.setattr("ridurre.recovery.fitting.HELD", 0)
+    np.testing.assert_array_equal(outputs(recover(smaller, model, plan, x), x), held)
+
+
+def test_only_terms_that_stay_as_they_are_are_foreseen():
+    model = ready(residual_dense)
+    smaller, plan = pruned(model, {"a": [0]})
+    batches = list(Batches(pictures(model, 4)))
+    pair = pair_models(model, smaller, plan, batches, recovery.Settings())
+    known = {
+        new.call.name: len(site_of(pair, old.call, new.call, 0)._others(old, new))
+        for old, new in pair.walk()
+        if new.call.kind == "Dense"
+    }
+    assert known in (
+        {"stem": 0, "a": 0, "b": 0, "short": 1},
+        {"stem": 0, "a": 0, "short": 0, "b": 1},
     )
-    assert many < 0.95 * one
+
+
+def test_a_sum_that_is_not_known_yet_cuts_nothing_off(rng):
+    inputs = keras.Input((3,))
+    a = L.Dense(5, name="a")(L.Dense(7, activation="tanh", name="first")(inputs))
+    b = L.Dense(5, name="b")(L.Dense(1, activation="tanh", name="other")(inputs))
+    model = ready(lambda: keras.Model(inputs, L.ReLU()(L.Add()([a, b]))))
+    for name, shift in (("a", -100), ("b", 100)):  # only the sum is above zero
+        bias = model.get_layer(name).bias
+        bias.assign(to_numpy(bias) + shift)
+    smaller, plan = pruned(model, {"first": [0, 1, 2]})
+    x = rng.normal(size=(100, 3)).astype("float32")
+    one, four = (error(recover(smaller, model, plan, x, rounds=n), model, x) for n in (1, 4))
+    assert four < 1.05 * one < 0.5 * error(smaller, model, x)
 
 
 def test_what_a_relu_cuts_off_is_free():
@@ -486,7 +532,7 @@ def test_masked_positions_do_not_count(rng):
 
 
 def twin_filters(between, *, bias=True, norm=False, flat=False):
-    """Filter 4 of `a` is twice filter 1, batch norm included."""
+    """Filter 4 of `a` is twice filter 1, batch norm included; filter 0 differs in its offset."""
     inputs = keras.Input((6, 6, 3))
     x = L.Conv2D(5, 3, use_bias=bias, activation=None if norm else between, name="a")(inputs)
     if norm:
@@ -500,12 +546,15 @@ def twin_filters(between, *, bias=True, norm=False, flat=False):
     for variable in model.get_layer("a").weights:
         value = to_numpy(variable).copy()
         value[..., 4] = 2 * value[..., 1]
+        if value.ndim > 1:
+            value[..., 0] = value[..., 4]
         variable.assign(value)
     if norm:
         layer = model.get_layer("bn")
         for name, factor in {"moving_mean": 2, "moving_variance": 1, "gamma": 3, "beta": 6}.items():
             value = to_numpy(getattr(layer, name)).copy()
             value[4] = factor * value[1]
+            value[0] = value[0] if name == "beta" else value[4]
             getattr(layer, name).assign(value)
     return model
 

@@ -11,6 +11,9 @@ from ridurre.recovery.pair import Pair
 from ridurre.recovery.sites import Site, site_of
 from ridurre.recovery.solve import Ridge, rows_for
 
+#: As many numbers of inputs are held from one round to the next; more are gathered again.
+HELD = 1 << 25
+
 
 def sites(pair: Pair, title: str) -> Iterator[tuple[Site, Step, Step]]:
     """Every layer that can be refitted, when it is its turn in a walk through both models."""
@@ -46,11 +49,18 @@ def least_squares(pair: Pair) -> None:
         rows = rows_for(linear.groups, linear.columns, limit)
         shape = linear.matrices.shape
         fit = Ridge(*shape, rows=rows, intercept=site.movable, ridge=settings.ridge)
-        for _ in range(settings.rounds if site.cut_off else 1):
-            for part in site.rows(old, new, rows):
-                made = linear(part.inputs)
+        rounds = settings.rounds if site.cut_off else 1
+        small = rows * linear.groups * linear.columns <= HELD
+        held = list(site.rows(old, new, rows)) if rounds > 1 and small else None
+        offset = np.zeros(linear.outputs, linear.dtype)
+        for _ in range(rounds):
+            for part in site.rows(old, new, rows) if held is None else held:
+                made = linear(part.inputs) + offset
                 fit.add(part.inputs, linear.split(part.aim(made) - made))
-            site.change(*fit.solve())
+            change, moved = fit.solve()
+            offset += moved.reshape(-1).astype(linear.dtype)
+            site.change(change, None)
+        site.change(None, offset)  # not before: what is wanted depends on the batch norm
 
 
 def mean(pair: Pair) -> None:

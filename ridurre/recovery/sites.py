@@ -119,7 +119,9 @@ class Site:
         pair: the models.
         old, new: the layer's calls.
         before, after: the layers' linear parts.
+        index: number of the call.
         kept: which outputs of the original are left, as indices.
+        cut_off: whether a ReLU comes next, and matters.
     """
 
     pair: Pair
@@ -156,19 +158,20 @@ class Site:
         positions = math.prod(self.before.positions(old.inputs(0)[0].shape))
         return positions * sum(map(len, self.pair.batches)) // first
 
-    def change(self, matrices: np.ndarray | None, offset: np.ndarray) -> None:
-        """Add to the layer's kernel and to its outputs.
+    def change(self, matrices: np.ndarray | None, offset: np.ndarray | None) -> None:
+        """Add to the layer's kernel, and to its outputs.
 
         Args:
-            matrices: in the form of `Linear.matrices`; None for no change.
-            offset: as many as outputs; goes into the bias, or else into the mean of the batch norm.
+            matrices: in the form of `Linear.matrices`.
+            offset: ``(outputs,)``; goes into the bias, or else into the mean of the batch norm.
         """
         if not all(np.isfinite(a).all() for a in (matrices, offset) if a is not None):
             logger.warning("%s: no finite solution; left as it is.", self.new.name)
             return
-        offset = offset.reshape(-1)
         if matrices is not None:
             self.after.assign(self.after.matrices + matrices.astype(self.after.dtype))
+        if offset is None:
+            return
         if self.after.layer.bias is not None:
             _add(self.after.layer.bias, offset)
         elif self._norm is not None:
@@ -189,6 +192,7 @@ class Site:
         rng = np.random.default_rng((self.pair.settings.seed, self.index))
         samples = sum(map(len, self.pair.batches))
         others = self._others(old, new)
+        settled = self.cut_off and (self._paths[1].add is None or bool(others))
         for batch, data in enumerate(self.pair.batches):
             x, y = (to_numpy(step.inputs(batch)[0]) for step in (old, new))
             total = math.prod(self.before.positions(x.shape))
@@ -201,7 +205,8 @@ class Site:
                 first, second = (rows[part] if rows.ndim else rows for rows in added)
                 lacking = first - second if whole else np.zeros(())
                 wanted += self._correction(wanted, lacking)
-                yield Rows(self.after.patches(y, part), wanted, *self._zero(second, len(part)))
+                zero = self._zero(second, len(part)) if settled else (None, np.ones(1))
+                yield Rows(self.after.patches(y, part), wanted, *zero)
 
     def _added(
         self, others: list[tuple[Value, Value]], old: Step, new: Step, batch: int
@@ -215,10 +220,8 @@ class Site:
                 total[i] = total[i] + all_rows(x.astype(self.after.dtype), self.after.axis)
         return total
 
-    def _zero(self, added: np.ndarray, count: int) -> tuple[np.ndarray | None, np.ndarray]:
+    def _zero(self, added: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """See `Rows.zero` and `Rows.sign`."""
-        if not self.cut_off:
-            return None, np.ones(1)
         scale, offset = affine(self._paths[1].norms)
         alive = np.abs(scale) > _TINY * np.abs(scale).max()
         zero = np.where(alive, -(offset + added) / np.where(alive, scale, 1), np.nan)
