@@ -18,9 +18,9 @@ from ridurre.backend import to_numpy
 from ridurre.data import Batches, random_inputs
 from ridurre.errors import PlanMismatchError, RequestError
 from ridurre.graph import ChannelGraph
+from ridurre.linear import Linear
 from ridurre.plan import Planner
 from ridurre.recovery import METHODS, recover
-from ridurre.linear import Linear
 from ridurre.recovery.pair import pair_models
 from ridurre.recovery.sites import Rows, site_of
 from ridurre.recovery.solve import Ridge, rows_for
