@@ -8,7 +8,7 @@ from ridurre.errors import CheckpointError, RidurreError, RidurreWarning
 from ridurre.finetune import Distillation, LinearToZero, retraining_rate
 from ridurre.graph import Group, Rule, register_rule, unregister_rule
 from ridurre.measure import Complexity, measure_latency, model_complexity
-from ridurre.methods import KMeansFilterPruning, RandomFilterPruning
+from ridurre.methods import ChannelPruning, KMeansFilterPruning, RandomFilterPruning
 from ridurre.plan import PruningPlan
 from ridurre.pruning import BasePruning
 from ridurre.recovery import recover
@@ -28,6 +28,7 @@ __all__ = [
     "Bins",
     "ChannelPrune",
     "CheckpointError",
+    "ChannelPruning",
     "Complexity",
     "Criterion",
     "DependencyGraph",

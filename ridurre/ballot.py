@@ -54,6 +54,14 @@ class Ballot:
                 "flow into layers without a rule have to stay."
             )
 
+    @classmethod
+    def of_all(cls, model: keras.Model) -> Ballot:
+        """Without a question to any layer: for methods that choose by themselves."""
+        ballot = cls.__new__(cls)
+        ballot.chosen, ballot.protected = [], []
+        ballot.filters = model_complexity(model).filters
+        return ballot
+
     def prune(self, model: keras.Model, ask: Ask) -> keras.Model | None:
         """One round's smaller model; None if nothing is to be removed.
 

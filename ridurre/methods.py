@@ -10,9 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from ridurre.ballot import Ballot
 from ridurre.checks import check_fraction
 from ridurre.errors import RequestError
 from ridurre.pruning import BasePruning
+from ridurre.run import Run
+from ridurre.shrinking import Shrinking
+from ridurre.strategy import ChannelPrune
 
 
 def filters_to_keep(filters: int, keep: float) -> int:
@@ -133,3 +137,76 @@ class KMeansFilterPruning(BasePruning):
         # Centres that share a nearest filter, or duplicates, leave places: the largest fill them.
         rest = np.setdiff1d(np.argsort(-np.abs(points).sum(axis=1), kind="stable"), first, True)
         return np.concatenate([first, rest])[:clusters]
+
+
+class ChannelPruning(BasePruning):
+    """Carry out a `ridurre.ChannelPrune` strategy with fine-tuning after each of its steps.
+
+    One round is one step of the strategy: scores are computed on the fine-tuned model, channels of
+    convolutions and dense layers go, `recover` (if the strategy has it) repairs, then the model is
+    compiled and fine-tuned. After the last step the loop ends, or before, for one of the reasons
+    that end every loop.
+
+    Example::
+
+        strategy = ridurre.ChannelPrune(target=ridurre.MACs(0.5), scope="global", cost="macs",
+                                        data=(x, y), loss="mse", steps=5)
+        pruning = ridurre.ChannelPruning(strategy, compile_fn, finetune_fn, 2)
+        smaller, epochs = pruning.run_pruning(model)
+
+    Args:
+        strategy: what goes. `layers` and `protect` are given there.
+        model_compile_fn, model_finetune_fn, nb_finetune_epochs, maximum_prune_iterations,
+        maximum_pruning_percent, nb_trained_for_epochs, **options: see `BasePruning`.
+    """
+
+    def __init__(
+        self,
+        strategy: ChannelPrune,
+        model_compile_fn: Callable[[keras.Model], Any],
+        model_finetune_fn: Callable[[keras.Model, int, int], Any] | None,
+        nb_finetune_epochs: int,
+        maximum_prune_iterations: int | None = None,
+        maximum_pruning_percent: float | None = None,
+        nb_trained_for_epochs: int = 0,
+        **options: Any,
+    ) -> None:
+        if not isinstance(strategy, ChannelPrune):
+            raise RequestError(
+                "Expected a strategy such as ridurre.ChannelPrune(0.3). Received: "
+                f"{type(strategy).__name__}."
+            )
+        misplaced = {"layers", "protect"} & options.keys()
+        if misplaced:
+            raise RequestError(
+                f"Expected {' and '.join(sorted(misplaced))} in the strategy. Received them here."
+            )
+        self.strategy = strategy
+        steps = strategy.settings.steps
+        rounds = steps if maximum_prune_iterations is None else maximum_prune_iterations
+        super().__init__(
+            1.0,
+            model_compile_fn,
+            model_finetune_fn,
+            nb_finetune_epochs,
+            nb_trained_for_epochs,
+            min(rounds, steps),
+            maximum_pruning_percent,
+            **options,
+        )
+
+    def run_pruning_for_conv2d_layer(
+        self, pruning_factor: float, layer: keras.Layer, layer_weight_mtx: np.ndarray
+    ) -> list[int]:
+        """Nothing: whole groups of layers are scored, and single layers are not asked."""
+        return []
+
+    def _prepare(self, model: keras.Model) -> Ballot:
+        self._shrinking = Shrinking(self.strategy.settings, model)
+        return Ballot.of_all(model)
+
+    def _cut(self, run: Run, factor: float) -> keras.Model | None:
+        return self._shrinking.one_step(run.model, len(run.history))
+
+    def _settings(self, run: Run) -> dict[str, Any]:
+        return super()._settings(run) | {"strategy": self.strategy.describe()}

@@ -246,7 +246,7 @@ class BasePruning(abc.ABC):
             )
         self._run = run = Run(model, self._run.epochs if self._run else self._trained_epochs)
         run.accuracy = Accuracy(self._evaluate_fn, validation_data, self._metric, self._minimum)
-        run.ballot = Ballot(model, self._layers, self._protect)
+        run.ballot = self._prepare(model)
         with keras.saving.custom_object_scope(custom), distribution_of(model):
             run.goals = Goals(self._targets, model)
             if checkpoint_dir is not None:
@@ -267,7 +267,7 @@ class BasePruning(abc.ABC):
             seed = self._seed_round(run, step)
             factor = self._factor(schedule, step)
             with clock.phase("cut"):
-                smaller = run.ballot.prune(run.model, self._asking(factor))
+                smaller = self._cut(run, factor)
                 seed_layers(smaller, seed)
             if smaller is None:
                 run.stop("nothing_left")
@@ -277,6 +277,14 @@ class BasePruning(abc.ABC):
                 run.stop(self._reason(run, record))
                 bar.update(step + 1, [("filters", record.filters)])
             run.save(self.rng)
+
+    def _prepare(self, model: keras.Model) -> Ballot:
+        """Look at the model before the first round; methods that ask no layer override this."""
+        return Ballot(model, self._layers, self._protect)
+
+    def _cut(self, run: Run, factor: float) -> keras.Model | None:
+        """The next round's smaller model; None if nothing is left to remove."""
+        return run.ballot.prune(run.model, self._asking(factor))
 
     def _factor(self, schedule: Callable[[float, int], float] | None, step: int) -> float:
         if schedule is None:

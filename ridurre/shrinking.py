@@ -105,7 +105,7 @@ class Shrinking:
     def __init__(self, settings: Settings, model: keras.Model) -> None:
         self.settings = settings
         self.original = self.model = model
-        self.first = self._graph()
+        self.first = self._graph(model)
         if not self.first.groups:
             raise NothingToPruneError(
                 f"The model {model.name!r} has no channels that can be pruned. Channels tied to "
@@ -148,22 +148,37 @@ class Shrinking:
         """The groups that amounts by layer mean."""
         return [key_of(g) for g in self.first.groups if self._amounts.keys() & set(g.producers)]
 
+    def one_step(self, model: keras.Model, step: int) -> keras.Model:
+        """What a step makes of a model that has gone through the earlier ones, and training maybe.
+
+        The repair looks at this model, and not at the original, which training has left behind.
+        """
+        graph = self._graph(model)
+        request = self.request(graph, step)
+        if not request:
+            return graph.complete({}).exec()
+        plan = graph.get_pruning_plan(request)
+        return self._repaired(plan.exec(), model, plan)
+
     def _step(self, step: int) -> None:
-        graph = self._graph() if step else self.first
+        graph = self._graph(self.model) if step else self.first
         request = self.request(graph, step)
         if not request:
             return
         plan = graph.get_pruning_plan(request)
         logger.info("Step %d of %d: %s", step + 1, self.settings.steps, plan)
-        self.model = plan.exec(keep_compiled=self.original.compiled)
+        smaller = plan.exec(keep_compiled=self.original.compiled)
         self._trail.add(graph, plan)
-        if self.settings.recover is not None:
-            self.model = recover(
-                self.model, self.original, self.plan(), self.settings.data, **self.settings.recover
-            )
+        self.model = self._repaired(smaller, self.original, self.plan())
 
-    def _graph(self) -> DependencyGraph:
-        return DependencyGraph(self.model, protect=self.settings.protect)
+    def _repaired(
+        self, smaller: keras.Model, before: keras.Model, plan: PruningPlan
+    ) -> keras.Model:
+        how = self.settings.recover
+        return smaller if how is None else recover(smaller, before, plan, self.settings.data, **how)
+
+    def _graph(self, model: keras.Model) -> DependencyGraph:
+        return DependencyGraph(model, protect=self.settings.protect)
 
     def _scores(self, graph: ChannelGraph, step: int) -> Scores:
         s = self.settings

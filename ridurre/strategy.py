@@ -132,6 +132,12 @@ class ChannelPrune:
         """The same step by step: the model after each, and the plan of all that is gone by then."""
         return Shrinking(self.settings, model).all_steps()
 
+    def describe(self) -> dict[str, str]:
+        """All settings but the data as text, to tell strategies apart."""
+        fields = dataclasses.fields(self.settings)
+        values = {f.name: getattr(self.settings, f.name) for f in fields if f.name != "data"}
+        return {k: getattr(v, "__name__", repr(v)) for k, v in values.items()}
+
     def __repr__(self) -> str:
         what = "" if self.settings.targets == () else "target="
         return f"ChannelPrune({what}{self._given!r}, scope={self.settings.scope!r})"

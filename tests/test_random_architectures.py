@@ -13,7 +13,7 @@ from random_checks import Failed, Outcome, check, run, smallest
 import ridurre
 from ridurre.testing import randomise
 
-PARTS, EXAMPLES = 10, 15
+PARTS, EXAMPLES = 10, 21
 
 
 @pytest.mark.parametrize("part", range(PARTS))

@@ -409,3 +409,41 @@ def test_a_model_without_channels_to_prune() -> None:
     inputs = keras.Input((3,))
     with pytest.raises(NothingToPruneError, match="no channels that can be pruned"):
         ridurre.prune(ChannelPrune(0.5), keras.Model(inputs, L.Dense(2)(inputs)))
+
+
+# --- in the loop ----------------------------------------------------------------------------------
+
+
+def test_the_loop_carries_out_a_strategy_step_by_step(tmp_path: Any) -> None:
+    model = chain(12, 8)
+    rng = np.random.default_rng(0)
+    data = (rng.normal(size=(32, 3)).astype("float32"), rng.normal(size=(32, 2)).astype("float32"))
+    target = ridurre.MACs(0.5)
+    strategy = ChannelPrune(target=target, scope="global", data=data, loss="mse", steps=3)
+
+    def train(m: keras.Model, first: int, last: int) -> None:
+        m.fit(*data, initial_epoch=first, epochs=last, verbose=0)
+
+    def run(folder: Any) -> keras.Model:
+        pruning = ridurre.ChannelPruning(
+            strategy, lambda m: m.compile("sgd", "mse"), train, 1, seed=3
+        )
+        smaller, epochs = pruning.run_pruning(model, checkpoint_dir=folder)
+        assert epochs == 3
+        assert pruning.stopped == "maximum_prune_iterations"
+        macs = [step.macs for step in pruning.history]
+        assert macs == sorted(macs, reverse=True)
+        return smaller
+
+    smaller = run(tmp_path / "run")
+    assert 0.4 <= target.measure(smaller) / target.measure(model) <= 0.5
+    again = run(tmp_path / "run")  # finished already
+    for a, b in zip(smaller.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_loop_refuses_what_is_no_strategy() -> None:
+    with pytest.raises(RequestError, match="Received: float"):
+        ridurre.ChannelPruning(0.5, print, None, 0)
+    with pytest.raises(RequestError, match="layers in the strategy"):
+        ridurre.ChannelPruning(ChannelPrune(0.5), print, None, 0, layers="d0")
