@@ -27,7 +27,7 @@ import ridurre
 from ridurre.criteria import GateTaylor
 
 #: Where the way from the whole network to the smallest stops to score anew, in times fewer MACs.
-STOPS = (1.1, 1.2, 1.3, 1.4, 1.5, 1.65, 1.8, 2.0, 2.1, 2.25, 2.4, 2.57, 2.8, 3.1, 3.5, 4.0)
+STOPS = (1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.25, 2.57, 3.0, 3.5)
 NO_TRAINING = (1.2, 1.5, 2.0, 2.57)
 GOALS = {
     0: {1.2: 93.3, 1.5: 92.8, 2.0: 91.6, 2.57: 89.5},
@@ -60,7 +60,7 @@ def by_ridurre(model: keras.Model, data: Any, points: list[float], seed: int) ->
         data=data,
         steps=len(stops),
         schedule=schedule_of(stops),
-        recover={"how": "least_squares", "samples": 512, "max_rows": 16384},
+        recover={"how": "least_squares", "samples": 512, "max_rows": 16384, "rounds": 1},
         min_fraction=0.1,
         seed=seed,
     )
@@ -82,7 +82,7 @@ def repaired(
     smaller: keras.Model, model: keras.Model, plan: ridurre.PruningPlan, images: np.ndarray
 ) -> keras.Model:
     """The last repair, with all calibration images."""
-    return ridurre.recover(smaller, model, plan, images, samples=len(images))
+    return ridurre.recover(smaller, model, plan, images, samples=len(images), max_rows=32768)
 
 
 def train(
@@ -159,8 +159,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.02, help="highest learning rate")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--train-limit", type=int, default=None, help="training images used")
-    parser.add_argument("--calibration", type=int, default=8192, help="images to score on")
-    parser.add_argument("--repair", type=int, default=2048, help="images for the last repair")
+    parser.add_argument("--calibration", type=int, default=4096, help="images to score on")
+    parser.add_argument("--repair", type=int, default=1024, help="images for the last repair")
     parser.add_argument("--checkpoints", type=Path, default=rc.CHECKPOINTS)
     parser.add_argument("--images", type=Path, default=rc.IMAGES)
     parser.add_argument("--name", default="resnet56_cifar10", help="of the page of results")
