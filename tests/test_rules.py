@@ -913,6 +913,24 @@ def test_an_inexact_plan_says_so() -> None:
         ridurre.verify(model, plan.exec(), plan)
 
 
+@pytest.mark.parametrize("rows", [2, 3, 4, 5])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_constant_over_rows_is_not_taken_for_a_bias(rows: int, first: bool) -> None:
+    """Keras on TensorFlow adds it along the last axis, if that has as many channels."""
+    inputs = keras.Input((rows, 2, 3))
+    constant = np.arange(1.0, rows + 1, dtype="float32").reshape(rows, 1, 1)
+    x = L.Dense(5, name="make")(inputs)
+    x = ops.add(constant, x) if first else ops.add(x, constant)
+    model = keras.Model(inputs, L.Dense(2)(x))
+    randomise(model)
+    graph = ridurre.DependencyGraph(model)
+    misread = keras.backend.backend() == "tensorflow" and rows == 5 and not first
+    assert graph.removable("make").any() != misread
+    for count in range(1, 5) if not misread else ():
+        plan = graph.get_pruning_plan("make", range(count))
+        assert ridurre.verify(model, plan.exec(), plan) <= 1e-4
+
+
 def test_subsets_and_blocks() -> None:
     sets = [set(c) for n in range(1, 6) for c in combinations(range(6), n)]
     assert subsets(6) == len(sets)

@@ -69,6 +69,8 @@ class ElementwiseOperationRule(Rule):
         rank = max(len(v.shape) for v in call.inputs)
         values = [elevate(v, rank, 0) for v in call.inputs]
         labels = combine(values, space)
+        if call.kind == "Add" and misread_bias(*call.args[:2]):
+            return space.block(labels, Reason.SHAPE)
         if len(call.outputs[0].shape) > rank:  # by a constant array of higher rank
             space.freeze(labels, Reason.SHAPE)
             return fixed(call.outputs[0])
@@ -87,7 +89,23 @@ class ElementwiseOperationRule(Rule):
         def cut(arg: Any) -> Any:
             return cut_constant(to_numpy(arg), labels, kept) if is_array(arg) else arg
 
-        return operation(*map(cut, args), **{k: cut(v) for k, v in kwargs.items()})
+        args = tuple(map(cut, args))
+        if call.kind == "Add" and misread_bias(*args[:2]):
+            args = args[::-1]
+        return operation(*args, **{k: cut(v) for k, v in kwargs.items()})
+
+
+def misread_bias(x: Any = None, bias: Any = None) -> bool:
+    """Whether Keras' TensorFlow back end adds a constant along the last axis, wherever it belongs.
+
+    Keras 3.15 takes a constant with a single axis of the size of the last one for a bias of
+    channels. The other way round, constant first, it adds what is meant.
+    """
+    if keras.backend.backend() != "tensorflow" or not is_array(bias) or is_array(x):
+        return False
+    shape = np.shape(bias)
+    wide = [a for a in range(-len(shape), 0) if shape[a] != 1]
+    return len(wide) == 1 and wide != [-1] and shape[wide[0]] == x.shape[-1]
 
 
 def is_array(arg: Any) -> bool:
