@@ -23,8 +23,6 @@ APPLICATIONS = {
     "Xception": 71,
 }
 
-pytestmark = pytest.mark.core
-
 
 def half_of_each_group(model: keras.Model) -> ridurre.PruningPlan:
     rng = np.random.default_rng(1)
@@ -91,6 +89,7 @@ def test_the_golden_resnet18() -> None:
 # --- whole numbers leave no rounding to hide behind --------------------------------------------
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_numbers_are_exact(name: str) -> None:
     model = NETWORKS[name]()
