@@ -24,7 +24,7 @@ from common import here_and_now, say, table, write
 
 import keras  # isort: skip - `common` quietens it
 import ridurre
-from ridurre.criteria import GateTaylor
+from ridurre.criteria import OutputTaylor
 
 #: Where the way from the whole network to the smallest stops to score anew, in times fewer MACs.
 STOPS = (1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.25, 2.57, 3.0, 3.5)
@@ -36,7 +36,7 @@ GOALS = {
     100: {2.11: 93.8, 2.57: 93.7, 4.1: 93.2},
 }
 METHODS = {
-    "ridurre": "squared gate Taylor per MAC, global, re-scored at every stop, least squares",
+    "ridurre": "squared gate Taylor of the outputs per MAC, global, re-scored at every stop, least squares",
     "l1": "L1, the same fraction of all inner channels, residual streams left alone, least squares",
     "random": "random inner channels, residual streams left alone, least squares",
     "l1 raw": "as l1, nothing repaired",
@@ -54,7 +54,7 @@ def by_ridurre(model: keras.Model, data: Any, points: list[float], seed: int) ->
     stops = sorted({s for s in STOPS if s < max(points)} | set(points))
     strategy = ridurre.ChannelPrune(
         target=ridurre.MACs(1 / stops[-1]),
-        criterion=GateTaylor(batches=32),
+        criterion=OutputTaylor(batches=32),
         scope="global",
         cost="macs",
         data=data,
@@ -82,7 +82,7 @@ def repaired(
     smaller: keras.Model, model: keras.Model, plan: ridurre.PruningPlan, images: np.ndarray
 ) -> keras.Model:
     """The last repair, with all calibration images."""
-    return ridurre.recover(smaller, model, plan, images, samples=len(images), max_rows=32768)
+    return ridurre.recover(smaller, model, plan, images, samples=len(images), max_rows=49152)
 
 
 def train(
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--train-limit", type=int, default=None, help="training images used")
     parser.add_argument("--calibration", type=int, default=4096, help="images to score on")
-    parser.add_argument("--repair", type=int, default=1024, help="images for the last repair")
+    parser.add_argument("--repair", type=int, default=2048, help="images for the last repair")
     parser.add_argument("--checkpoints", type=Path, default=rc.CHECKPOINTS)
     parser.add_argument("--images", type=Path, default=rc.IMAGES)
     parser.add_argument("--name", default="resnet56_cifar10", help="of the page of results")

@@ -91,8 +91,9 @@ class Settings:
         """The criterion that is given, or the default for the data that are given."""
         if self.criterion is not None:
             return self.criterion
-        labelled = self.data is not None and self.data.labelled
-        return criteria.get("gate_taylor" if labelled else "l1")
+        if self.data is None:
+            return criteria.get("l1")
+        return criteria.get("gate_taylor" if self.data.labelled else "output_taylor")
 
 
 class Shrinking:

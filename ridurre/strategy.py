@@ -42,8 +42,8 @@ class ChannelPrune:
             from layers (name, regular expression) to fractions, or `Bins`.
         target: what should remain instead: a target (``ridurre.MACs(0.5)``) or several, which then
             all have to hold.
-        criterion: what matters: a name, an instance or ``fn(graph, group)``; by default squared
-            gate Taylor where `data` have labels, L1 otherwise.
+        criterion: what matters: a name, an instance or ``fn(graph, group)``. By default L1 without
+            data, squared gate Taylor with it: of the loss, or of the outputs without labels.
         scope: ``"local"``: the same fraction of every group; ``"global"``: one ranking of all;
             ``"isomorphic"``: one ranking, and the same fraction, for each kind of group (Fang et
             al., ECCV 2024); ``"knapsack"``: the least sum of scores for one target, by dynamic

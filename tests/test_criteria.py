@@ -10,8 +10,8 @@ from models import padded_shortcut, two_residual_blocks, unet
 
 import ridurre
 from ridurre.backend import to_numpy
+from ridurre.backend.training import loss_of
 from ridurre.criteria import CRITERIA, Criterion, get
-from ridurre.criteria.base import Setting
 from ridurre.criteria.gradients import gates, products
 from ridurre.data import Batches
 from ridurre.errors import ModelError, RequestError
@@ -312,6 +312,14 @@ def test_gate_taylor_is_the_squared_derivative_by_a_gate(regression: Any) -> Non
     )
 
 
+def test_output_taylor_is_the_squared_jacobian_of_the_outputs(regression: Any) -> None:
+    model, x, _ = regression  # a single output: the sign does not matter with single samples
+    scores = scores_of(ridurre.criteria.OutputTaylor(batch_size=1), model, x)
+    out = to_numpy(model.get_layer("out").kernel)
+    seen = np.maximum(x @ to_numpy(model.get_layer("hidden").kernel), 0)
+    np.testing.assert_allclose(scores, ((seen * out.T) ** 2).sum(axis=0), rtol=1e-4)
+
+
 def test_group_fisher_is_the_same_sample_by_sample(regression: Any) -> None:
     model, x, y = regression
     scores = scores_of("group_fisher", model, (x, y))
@@ -339,7 +347,7 @@ def test_gates_at_the_readers_equal_gates_at_batch_norm() -> None:
     graph = ridurre.DependencyGraph(model)
     inner = next(g for g in graph.groups if g.producers == ("inner",))
     data = Batches(data_for(model), seed=None)
-    (found,) = products(graph, Setting(data, None, np.random.default_rng(0)), data)
+    (found,) = products(graph, loss_of(model), data)
     norm = [v for m, v in found[inner] if m.weight.role == "channel"]
     if norm:
         np.testing.assert_allclose(gates(found[inner]), np.sum(norm, axis=0), rtol=1e-3, atol=1e-4)

@@ -330,7 +330,7 @@ def test_the_default_criterion_depends_on_the_data() -> None:
     names = [
         type(ChannelPrune(0.5, data=d).settings.used_criterion).__name__ for d in (None, x, (x, y))
     ]
-    assert names == ["Magnitude", "Magnitude", "GateTaylor"]
+    assert names == ["Magnitude", "OutputTaylor", "GateTaylor"]
 
 
 def test_recovery_in_between() -> None:

@@ -2,7 +2,7 @@
 
 from ridurre.criteria.activations import APoZ, MeanActivation, WeightedVariance
 from ridurre.criteria.base import CRITERIA, Criterion, Setting, get
-from ridurre.criteria.gradients import GateTaylor, GroupFisher, Jacobian, Taylor
+from ridurre.criteria.gradients import GateTaylor, GroupFisher, Jacobian, OutputTaylor, Taylor
 from ridurre.criteria.reconstruction import BlockOBS
 from ridurre.criteria.similarity import FPGM, CosineRedundancy, KMeansRedundancy
 from ridurre.criteria.weights import LAMP, BatchNormScale, Magnitude, Random
@@ -22,6 +22,7 @@ __all__ = [
     "KMeansRedundancy",
     "Magnitude",
     "MeanActivation",
+    "OutputTaylor",
     "Random",
     "Setting",
     "Taylor",

@@ -92,7 +92,7 @@ class Criterion(abc.ABC):
         if self.needs == "labels" and not data.labelled:
             raise RequestError(
                 f"The criterion {type(self).__name__} needs labels. Expected data such as (x, y). "
-                "Received samples only. Without labels, use 'l1' or 'wifv'."
+                "Received samples only. Without labels, use 'output_taylor'."
             )
 
     def _checked(self, group: Group, scores: Any) -> np.ndarray:

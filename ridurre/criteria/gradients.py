@@ -11,7 +11,7 @@ multiplies the channel wherever it is read; z = 0 is removing it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import view_of
-from ridurre.backend.training import gradient_function, loss_of
+from ridurre.backend.training import Loss, gradient_function, loss_of
 from ridurre.criteria.base import (
     Criterion,
     Scores,
@@ -29,7 +29,7 @@ from ridurre.criteria.base import (
     serializable,
     sum_by_unit,
 )
-from ridurre.data import Batch, Batches
+from ridurre.data import Batch
 from ridurre.graph import ChannelGraph, Group, Member
 from ridurre.measure import model_complexity
 
@@ -39,12 +39,11 @@ Products = dict[Group, list[tuple[Member, np.ndarray]]]
 MEMORY = 512 << 20
 
 
-def products(graph: ChannelGraph, setting: Setting, batches: Batches) -> Iterator[Products]:
+def products(graph: ChannelGraph, loss: Loss, batches: Iterable[Batch]) -> Iterator[Products]:
     """For every batch and group, ``⟨w, ∂L/∂w⟩`` of every unit, over each parameter it owns."""
     owned = {g: list(parameters(graph, g)) for g in graph.groups}
     members = [m for found in owned.values() for m in found]
     variables = list({id(m.weight.variable): m.weight.variable for m in members}.values())
-    loss = loss_of(graph.model, setting.loss)
     gradients = gradient_function(graph.model, variables, loss)
     for batch in batches:
         slices = {
@@ -106,7 +105,7 @@ class _Gradient(Criterion):
     def _products(self, graph: ChannelGraph, setting: Setting) -> Iterator[Products]:
         data: Any = setting.data
         rebatched = data.with_batch_size(self.batch_size, self.batches)
-        yield from products(graph, setting, rebatched)
+        yield from products(graph, loss_of(graph.model, setting.loss), rebatched)
 
 
 @criterion("taylor")
@@ -147,6 +146,49 @@ class GateTaylor(_Gradient):
             for group, found in batch.items():
                 total[group] = total[group] + gates(found) ** 2
         return dict(total)
+
+
+@criterion("output_taylor")
+@serializable
+@dataclass(frozen=True)
+class OutputTaylor(GateTaylor):
+    """Squared gate Taylor of the outputs: ``Σ_n ‖∂f(x_n)/∂z_c‖²``, estimated by random signs.
+
+    The loss is ``⟨r, f(x)⟩`` with new random signs r for every sample, whose squared derivative has
+    the squared norm of the Jacobian as its mean (Hutchinson, 1990). It needs no labels, and works
+    where the loss says little because the network has learnt its training data by heart; on outputs
+    that are logits rather than probabilities. Needs samples without labels; costs one forward and
+    backward pass per batch.
+    """
+
+    needs: ClassVar[str] = "samples"
+
+    def _products(self, graph: ChannelGraph, setting: Setting) -> Iterator[Products]:
+        data: Any = setting.data
+        rng = setting.rng
+        signed = (
+            _with_signs(graph.model, batch, rng)
+            for batch in data.with_batch_size(self.batch_size, self.batches)
+        )
+        yield from products(graph, _projection, signed)
+
+
+def _with_signs(model: keras.Model, batch: Batch, rng: np.random.Generator) -> Batch:
+    """The samples with random signs of the shapes of the outputs as labels."""
+
+    def signs(output: keras.KerasTensor) -> np.ndarray:
+        return rng.choice(
+            np.array([-1, 1], "float32"), (len(batch), *(n or 1 for n in output.shape[1:]))
+        )
+
+    return Batch(batch.x, keras.tree.map_structure(signs, model.output))
+
+
+def _projection(x: Any, signs: Any, outputs: Any, weight: Any) -> Any:
+    """Mean over the samples of the outputs' inner product with the signs."""
+    del x, weight
+    pairs = zip(keras.tree.flatten(signs), keras.tree.flatten(outputs), strict=True)
+    return sum(keras.ops.sum(keras.ops.mean(r * f, axis=0)) for r, f in pairs)
 
 
 @criterion("group_fisher")
