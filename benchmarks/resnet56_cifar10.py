@@ -36,7 +36,7 @@ GOALS = {
     100: {2.11: 93.8, 2.57: 93.7, 4.1: 93.2},
 }
 METHODS = {
-    "ridurre": "squared gate Taylor of the outputs per MAC, global, re-scored at every stop, least squares",
+    "ridurre": "squared gate Taylor of the outputs per MAC, re-scored at every stop, least squares",
     "l1": "L1, the same fraction of all inner channels, residual streams left alone, least squares",
     "random": "random inner channels, residual streams left alone, least squares",
     "l1 raw": "as l1, nothing repaired",

@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--criterion", choices=("taylor", "l2"), default="taylor")
     parser.add_argument("--scope", choices=("global", "local"), default="global")
     parser.add_argument("--fewer", type=float, default=2.0)
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--epochs", type=int, nargs="*", default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train-limit", type=int)
