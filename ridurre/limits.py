@@ -14,19 +14,6 @@ from ridurre.targets import Target
 Evaluate = Callable[[keras.Model], float]
 
 
-def check_targets(target: Target | Iterable[Target] | None) -> tuple[Target, ...]:
-    """One target, several or none, as a tuple; raises `RequestError`."""
-    if target is None:
-        return ()
-    targets = (target,) if isinstance(target, Target) else target
-    if not isinstance(targets, Iterable) or not all(isinstance(t, Target) for t in targets):
-        raise RequestError(
-            "Expected target to be a Target, as ridurre.targets.MACs(0.5), or a list of them. "
-            f"Received: {target!r}."
-        )
-    return tuple(targets)
-
-
 class Goals:
     """Targets, with the numbers that a model has to come down to.
 

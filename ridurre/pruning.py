@@ -24,11 +24,11 @@ from ridurre.checks import (
 )
 from ridurre.errors import RequestError
 from ridurre.graph.select import Selector
-from ridurre.limits import Accuracy, Evaluate, Goals, check_targets
+from ridurre.limits import Accuracy, Evaluate, Goals
 from ridurre.report import Step, Stopwatch
 from ridurre.run import Run, seed_layers
 from ridurre.surgery import distribution_of
-from ridurre.targets import Target
+from ridurre.targets import Target, check_targets
 
 logger = logging.getLogger("ridurre")
 

@@ -21,7 +21,7 @@ from ridurre.graph.select import Selector
 from ridurre.plan import PruningPlan
 from ridurre.selection import SCOPES, Limits
 from ridurre.shrinking import Bins, Settings, Shrinking, merged_requests
-from ridurre.targets import Target
+from ridurre.targets import Target, check_targets
 
 
 class ChannelPrune:
@@ -240,14 +240,7 @@ def _check_amount(amount: Any, scope: str) -> float | Mapping[Any, float] | Bins
 
 
 def _check_targets(target: Any, amount: Any) -> tuple[Target, ...]:
-    targets = tuple(target) if isinstance(target, list | tuple) else (target,)
-    targets = () if target is None else targets
-    wrong = [t for t in targets if not isinstance(t, Target)]
-    if wrong:
-        raise RequestError(
-            "Expected targets such as ridurre.MACs(0.5) or ridurre.Params(200_000). Received: "
-            f"{wrong[0]!r}."
-        )
+    targets = check_targets(target)
     if (amount is None) != bool(targets):
         raise RequestError(
             "Expected an amount to remove, ChannelPrune(0.3), or a target that remains, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import numbers
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -233,3 +234,16 @@ class FileSize(Target):
             path = Path(folder) / "model.keras"
             keras.saving.save_model(model, path, include_optimizer=False)
             return path.stat().st_size
+
+
+def check_targets(target: Target | Iterable[Target] | None) -> tuple[Target, ...]:
+    """One target, several or none, as a tuple; raises `RequestError`."""
+    if target is None:
+        return ()
+    targets = (target,) if isinstance(target, Target) else target
+    if not isinstance(targets, Iterable) or not all(isinstance(t, Target) for t in targets):
+        raise RequestError(
+            "Expected targets such as ridurre.MACs(0.5) or ridurre.Params(200_000), one or a list. "
+            f"Received: {target!r}."
+        )
+    return tuple(targets)

@@ -65,7 +65,7 @@ def test_other_limits_hold_beside_a_target():
 
 @pytest.mark.parametrize("wrong", [0.5, "half", [Filters(3), 5], Filters])
 def test_what_is_no_target_is_refused(wrong):
-    with pytest.raises(RequestError, match="Expected target to be a Target.*Received"):
+    with pytest.raises(RequestError, match="Expected targets such as.*Received"):
         scripted(first, target=wrong)
 
 
