@@ -16,7 +16,7 @@ from ridurre import Bins, ChannelPrune
 from ridurre.allocation import knapsack
 from ridurre.criteria import CRITERIA
 from ridurre.errors import NothingToPruneError, RequestError
-from ridurre.selection import SCOPES, streams_of
+from ridurre.selection import SCOPES, Limits, Origin, Ranking, streams_of
 from ridurre.testing import randomise, snapshot
 
 MODELS = {
@@ -218,6 +218,24 @@ def test_residual_streams_are_found() -> None:
     padded = ridurre.DependencyGraph(padded_shortcut())
     assert {p for i in streams_of(padded) for p in padded.groups[i].producers} >= {"main"}
     assert streams_of(ridurre.DependencyGraph(chain(3, 5))) == set()
+
+
+def test_an_addition_of_a_constant_makes_no_stream() -> None:
+    inputs = keras.Input((3,))
+    x = keras.ops.add(L.Dense(5, name="make")(inputs), np.arange(5, dtype="float32"))
+    graph = ridurre.DependencyGraph(keras.Model(inputs, L.Dense(2)(x)))
+    assert graph.groups
+    assert streams_of(graph) == set()
+
+
+@pytest.mark.parametrize("important", ["d0", "d1"])
+def test_what_is_most_important_is_spared_first(important: str) -> None:
+    graph = ridurre.DependencyGraph(chain(5, 5))
+    scores = {g: np.arange(5.0) + 10 * (g.producers[0] == important) for g in graph.groups}
+    ranking = Ranking(graph, scores, Origin(graph, "global"), Limits())
+    request = {g: np.array([0]) for g in graph.groups}
+    left = ranking.give_back(request, lambda r: len(r) >= 1)
+    assert [g.producers[0] for g in left] == [{"d0": "d1", "d1": "d0"}[important]]
 
 
 @pytest.mark.parametrize("scope", ["local", "global", "isomorphic"])
