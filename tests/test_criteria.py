@@ -275,6 +275,25 @@ def test_obs_is_the_error_of_the_readers_refitted_without_the_channel(rng: Any) 
     np.testing.assert_allclose(scores, np.array(errors) / np.square(made).sum(), rtol=1e-3)
 
 
+def test_obs_takes_all_taps_of_a_channel_together(rng: Any) -> None:
+    inputs = keras.Input((4, 3))
+    hidden = L.Conv1D(5, 1, activation="relu", name="hidden")(inputs)
+    model = keras.Model(inputs, L.Conv1D(2, 2, name="out")(hidden))
+    randomise(model)
+    x = rng.normal(size=(60, 4, 3)).astype("float32")
+    scores = scores_of(ridurre.criteria.BlockOBS(ridge=1e-9), model, x)
+    seen = np.asarray(to_numpy(keras.Model(inputs, hidden)(x)), "float64")
+    patches = np.stack([seen[:, :-1], seen[:, 1:]], axis=2).reshape(-1, 2, 5)
+    patches -= patches.mean(axis=0)
+    made = np.einsum("rtc,tco->ro", patches, to_numpy(model.get_layer("out").kernel))
+    errors = []
+    for unit in range(5):
+        rest = np.delete(patches, unit, axis=2).reshape(len(patches), -1)
+        refitted = rest @ np.linalg.lstsq(rest, made, rcond=None)[0]
+        errors.append(0.5 * np.square(made - refitted).sum())
+    np.testing.assert_allclose(scores, np.array(errors) / np.square(made).sum(), rtol=1e-3)
+
+
 def gate_derivatives(model: keras.Model, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """``∂L/∂z`` of each hidden unit, by central differences of a gate on what reads it."""
     out = model.get_layer("out").kernel
