@@ -34,6 +34,16 @@ def separable() -> keras.Model:
 MODELS["separable and grouped"] = separable
 
 
+def two_axes() -> keras.Model:
+    """Channels on two axes at once, of which whole rows or columns go."""
+    inputs = keras.Input((5,))
+    x = L.ReLU()(L.Reshape((3, 4))(L.Dense(12, name="wide")(inputs)))
+    return keras.Model(inputs, L.Dense(2)(L.Flatten()(x)))
+
+
+MODELS["two axes"] = two_axes
+
+
 def measured(model: keras.Model, kind: str) -> float:
     size = ridurre.model_complexity(model)
     return {
