@@ -379,7 +379,6 @@ def test_the_folder_of_another_model_is_refused(tmp_path, change):
         ({"target": Filters(3)}, r"target was \[\], now it is \['Filters\(3\)'\]"),
         ({"evaluate_fn": lambda _: 1, "minimum_accuracy": 0}, "minimum_accuracy was None"),
     ],
-    ids=str,
 )
 def test_other_settings_are_refused(tmp_path, options, message):
     before = files(killed_after(1, dropped(), tmp_path))
