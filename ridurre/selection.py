@@ -218,12 +218,15 @@ class Ranking:
         lost = np.zeros(len(self.groups), int)
         for group, units in request.items():
             lost[group.index] = len(units)
-        last = {i: self._scores[i][n - 1] for i, n in enumerate(lost) if n}
-        for index in sorted(last, key=lambda i: -last[i]):
+        tight: set[int] = set()  # groups that cannot spare one more, and so never will
+        while last := [i for i, n in enumerate(lost) if n and i not in tight]:
+            index = max(last, key=lambda i: self._scores[i][lost[i] - 1])
             fewer = lost.copy()
             fewer[index] -= 1
             if reached(smaller := self.weakest(fewer)):
                 lost, request = fewer, smaller
+            else:
+                tight.add(index)
         return request
 
     def _may_lose(self, group: Group) -> int:

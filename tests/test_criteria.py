@@ -375,14 +375,14 @@ def test_jacobian_squares_members_and_batches(regression: Any) -> None:
 
 def test_gates_at_the_readers_equal_gates_at_batch_norm() -> None:
     """γ∂γ + β∂β = ∂L/∂z for a gate right after batch norm: positively homogeneous in between."""
-    model = compiled("residual")
+    model = compiled("residual blocks")
     graph = ridurre.DependencyGraph(model)
-    inner = next(g for g in graph.groups if g.producers == ("inner",))
+    inner = next(g for g in graph.groups if g.producers == ("one_in",))
     data = Batches(data_for(model), seed=None)
     (found,) = products(graph, loss_of(model), data)
     norm = [v for m, v in found[inner] if m.weight.role == "channel"]
-    if norm:
-        np.testing.assert_allclose(gates(found[inner]), np.sum(norm, axis=0), rtol=1e-3, atol=1e-4)
+    assert len(norm) == 2  # γ and β
+    np.testing.assert_allclose(gates(found[inner]), np.sum(norm, axis=0), rtol=1e-3, atol=1e-4)
 
 
 def test_random_is_seeded() -> None:
