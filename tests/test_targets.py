@@ -48,6 +48,7 @@ def test_a_strategy_lands_within_a_percent(
         graph = ridurre.DependencyGraph(model)
         whole = np.ones(graph.trace.space.size, bool)
         step = cost_of(graph, wanted.cost).savings(whole).max() / wanted.measure(model)
+        step += 0.001  # what a file holds besides weights is not known to the byte
     assert value - max(0.01, step) <= reached <= value
 
 
