@@ -7,13 +7,17 @@ from ridurre.dependency import DependencyGraph
 from ridurre.errors import CheckpointError, RidurreError, RidurreWarning
 from ridurre.finetune import Distillation, LinearToZero, retraining_rate
 from ridurre.graph import Group, Rule, register_rule, unregister_rule
+from ridurre.masking import keep_zeros, strip
+from ridurre.masks import Masks
 from ridurre.measure import Complexity, measure_latency, model_complexity
 from ridurre.methods import ChannelPruning, KMeansFilterPruning, RandomFilterPruning
 from ridurre.plan import PruningPlan
 from ridurre.pruning import BasePruning
+from ridurre.recipes import iterative_prune, prune
 from ridurre.recovery import recover
 from ridurre.shrinking import Bins
-from ridurre.strategy import ChannelPrune, prune
+from ridurre.sparsity import LevelPrune, ThresholdPrune
+from ridurre.strategy import ChannelPrune
 from ridurre.surgery import apply
 from ridurre.targets import ActivationMemory, FileSize, Filters, Latency, MACs, Params, Target
 from ridurre.training import BatchNormSparsity, GroupSparsity
@@ -39,8 +43,10 @@ __all__ = [
     "GroupSparsity",
     "KMeansFilterPruning",
     "Latency",
+    "LevelPrune",
     "LinearToZero",
     "MACs",
+    "Masks",
     "Params",
     "PruningPlan",
     "RandomFilterPruning",
@@ -48,8 +54,11 @@ __all__ = [
     "RidurreWarning",
     "Rule",
     "Target",
+    "ThresholdPrune",
     "apply",
     "criteria",
+    "iterative_prune",
+    "keep_zeros",
     "measure_latency",
     "model_complexity",
     "prune",
@@ -60,6 +69,7 @@ __all__ = [
     "register_rule",
     "retraining_rate",
     "schedules",
+    "strip",
     "testing",
     "unregister_rule",
     "verify",

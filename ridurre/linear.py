@@ -46,8 +46,7 @@ class Linear:
     @property
     def matrices(self) -> np.ndarray:
         """The kernel, ``(groups, columns, outputs per group)``; to look at, not to write into."""
-        kernel = view_of(self.layer.kernel).astype(self.dtype, copy=False)
-        return kernel.reshape(self.columns, self.groups, -1).swapaxes(0, 1)
+        return self.as_matrices(view_of(self.layer.kernel).astype(self.dtype, copy=False))
 
     @property
     def bias(self) -> np.ndarray:
@@ -59,8 +58,16 @@ class Linear:
     def assign(self, matrices: np.ndarray) -> None:
         """Give the layer another kernel, in the form of `matrices`."""
         kernel = self.layer.kernel
-        value = matrices.swapaxes(0, 1).reshape(kernel.shape)
+        value = self.as_kernel(matrices)
         kernel.assign(keras.ops.cast(value.astype(self.dtype), kernel.dtype))
+
+    def as_kernel(self, matrices: np.ndarray) -> np.ndarray:
+        """Numbers in the form of `matrices` in the form of the kernel."""
+        return matrices.swapaxes(0, 1).reshape(self.layer.kernel.shape)
+
+    def as_matrices(self, kernel: np.ndarray) -> np.ndarray:
+        """Numbers in the form of the kernel in the form of `matrices`."""
+        return kernel.reshape(self.columns, self.groups, -1).swapaxes(0, 1)
 
     def positions(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Sizes of the output without its channels, for an input of this shape."""

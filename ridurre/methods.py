@@ -209,4 +209,4 @@ class ChannelPruning(BasePruning):
         return self._shrinking.one_step(run.model, len(run.history))
 
     def _settings(self, run: Run) -> dict[str, Any]:
-        return super()._settings(run) | {"strategy": self.strategy.describe()}
+        return super()._settings(run) | {"strategy": repr(self.strategy)}

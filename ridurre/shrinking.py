@@ -33,6 +33,7 @@ from ridurre.trail import Trail
 logger = logging.getLogger("ridurre")
 
 
+@keras.saving.register_keras_serializable(package="ridurre")
 @dataclasses.dataclass(frozen=True)
 class Bins:
     """Amounts by the width of a group: the classic ``define_prune_bins``.
@@ -60,6 +61,15 @@ class Bins:
                 "Expected increasing bounds, one more than amounts. Received: "
                 f"bounds={self.bounds}, amounts={self.amounts}."
             )
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {"bounds": self.bounds, "amounts": self.amounts}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Bins:
+        """The bins that have this configuration."""
+        return cls(tuple(config["bounds"]), tuple(config["amounts"]))
 
     def amount(self, size: int) -> float:
         """The amount for a group of this size."""
@@ -99,11 +109,18 @@ class Settings:
 class Shrinking:
     """One strategy on one model.
 
+    Args:
+        settings: the strategy's.
+        model: is not changed.
+        before: the model whose sizes amounts and targets refer to; by default this one.
+
     Attributes:
         model: the smaller model so far.
     """
 
-    def __init__(self, settings: Settings, model: keras.Model) -> None:
+    def __init__(
+        self, settings: Settings, model: keras.Model, before: keras.Model | None = None
+    ) -> None:
         self.settings = settings
         self.original = self.model = model
         self.first = self._graph(model)
@@ -118,10 +135,12 @@ class Shrinking:
             loss_of(model, settings.loss)  # a missing loss is noticed before any work
         chosen = None if settings.layers is None else frozenset(self.first.select(settings.layers))
         self._limits = dataclasses.replace(settings.limits, layers=chosen)
-        self._origin = Origin(self.first, settings.scope, settings.limits.streams)
+        same = before is None or before is model
+        origin = self.first if same else self._graph(before)
+        self._origin = Origin(origin, settings.scope, settings.limits.streams)
         self._amounts = self._amounts_by_layer()
         self._trail = Trail(self.first)
-        self._before = [t.measure(model) for t in settings.targets]
+        self._before = [t.measure(origin.model) for t in settings.targets]
         self._rates: list[float] = []
         if settings.cost == "latency":
             self._rates = latency_rates(self.first, call_latencies(self.first.trace))
@@ -232,11 +251,13 @@ class Shrinking:
         return min(amounts, default=0.0)
 
 
-def merged_requests(strategies: Sequence[Settings], graph: DependencyGraph) -> Request:
+def merged_requests(
+    strategies: Sequence[Settings], graph: DependencyGraph, before: keras.Model | None = None
+) -> Request:
     """What several strategies remove together; where two meet, the more cautious one counts."""
     found: dict[Key, np.ndarray] = {}
     for settings in strategies:
-        part = Shrinking(settings, graph.model)
+        part = Shrinking(settings, graph.model, before)
         wanted = {key_of(g): units for g, units in part.request(part.first).items()}
         for key in part.touched():
             units = wanted.get(key, np.zeros(0, int))

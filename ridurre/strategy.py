@@ -1,30 +1,29 @@
-"""Strategies as values: what to prune, by how much, by which criterion; and `prune`."""
+"""Channel strategies: what to prune, by how much, by which criterion."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from ridurre import criteria, schedules
-from ridurre.checks import check_choice, check_count, check_fraction
+from ridurre.checks import check_choice, check_fraction
 from ridurre.costs import COSTS
 from ridurre.criteria.base import Spec
-from ridurre.data import Batches
-from ridurre.dependency import DependencyGraph
 from ridurre.errors import RequestError
-from ridurre.graph import ChannelGraph
 from ridurre.graph.select import Selector
 from ridurre.plan import PruningPlan
 from ridurre.selection import SCOPES, Limits
-from ridurre.shrinking import Bins, Settings, Shrinking, merged_requests
+from ridurre.shrinking import Bins, Settings, Shrinking
 from ridurre.targets import Target, check_targets
+from ridurre.values import Strategy, check_data, check_recover, check_steps
 
 
-class ChannelPrune:
+@keras.saving.register_keras_serializable(package="ridurre")
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class ChannelPrune(Strategy):
     """Remove channels, coupled ones together, physically.
 
     Example::
@@ -70,46 +69,46 @@ class ChannelPrune:
         RequestError: arguments that make no sense, alone or together.
     """
 
-    def __init__(
-        self,
-        amount: float | Mapping[Any, float] | Bins | None = None,
-        *,
-        target: Target | Sequence[Target] | None = None,
-        criterion: Spec | None = None,
-        scope: str = "local",
-        cost: str | None = None,
-        data: Any = None,
-        loss: Any = None,
-        recover: str | Sequence[str] | Mapping[str, Any] | None = None,
-        steps: int = 1,
-        schedule: str | schedules.Schedule = "linear",
-        streams: str = "rank",
-        min_channels: int = 1,
-        min_fraction: float = 0.0,
-        round_to: int = 1,
-        layers: Selector | None = None,
-        protect: Selector | None = None,
-        seed: int | None = 0,
-    ) -> None:
-        check_count("steps", steps)
-        self.settings = Settings(
-            amount=_check_amount(amount, scope),
-            targets=_check_targets(target, amount),
-            criterion=None if criterion is None else criteria.get(criterion),
-            scope=check_choice("scope", scope, SCOPES),
-            cost=None if cost is None else check_choice("cost", cost, [*COSTS, "latency"]),
-            data=None if data is None else Batches(data),
-            loss=loss,
-            recover=_check_recover(recover),
-            steps=max(1, steps),
-            schedule=schedules.get(schedule),
-            limits=Limits(min_channels, min_fraction, round_to, None, streams),
-            layers=layers,
-            protect=protect,
-            seed=seed,
+    amount: float | Mapping[Any, float] | Bins | None = None
+    _: dataclasses.KW_ONLY
+    target: Target | Sequence[Target] | None = None
+    criterion: Spec | None = None
+    scope: str = "local"
+    cost: str | None = None
+    data: Any = dataclasses.field(default=None, repr=False)
+    loss: Any = None
+    recover: str | Sequence[str] | Mapping[str, Any] | None = None
+    steps: int = 1
+    schedule: str | schedules.Schedule = "linear"
+    streams: str = "rank"
+    min_channels: int = 1
+    min_fraction: float = 0.0
+    round_to: int = 1
+    layers: Selector | None = None
+    protect: Selector | None = None
+    seed: int | None = 0
+    settings: Settings = dataclasses.field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        settings = Settings(
+            amount=_check_amount(self.amount, self.scope),
+            targets=_check_targets(self.target, self.amount),
+            criterion=None if self.criterion is None else criteria.get(self.criterion),
+            scope=check_choice("scope", self.scope, SCOPES),
+            cost=_check_cost(self.cost),
+            data=check_data(self.data),
+            loss=self.loss,
+            recover=check_recover(self.recover),
+            steps=check_steps(self.steps),
+            schedule=schedules.get(self.schedule),
+            limits=Limits(self.min_channels, self.min_fraction, self.round_to, None, self.streams),
+            layers=self.layers,
+            protect=self.protect,
+            seed=self.seed,
         )
-        self._given = amount if amount is not None else target
-        _check_together(self.settings)
+        object.__setattr__(self, "settings", settings)
+        _check_together(settings)
 
     def plan(self, model: keras.Model) -> PruningPlan:
         """What this strategy removes from a model, without executing it.
@@ -131,98 +130,6 @@ class ChannelPrune:
     def each_step(self, model: keras.Model) -> Iterator[tuple[keras.Model, PruningPlan]]:
         """The same step by step: the model after each, and the plan of all that is gone by then."""
         return Shrinking(self.settings, model).all_steps()
-
-    def describe(self) -> dict[str, str]:
-        """All settings but the data as text, to tell strategies apart."""
-        fields = dataclasses.fields(self.settings)
-        values = {f.name: getattr(self.settings, f.name) for f in fields if f.name != "data"}
-        return {k: getattr(v, "__name__", repr(v)) for k, v in values.items()}
-
-    def __repr__(self) -> str:
-        what = "" if self.settings.targets == () else "target="
-        return f"ChannelPrune({what}{self._given!r}, scope={self.settings.scope!r})"
-
-
-def prune(
-    strategy: ChannelPrune | Sequence[ChannelPrune | None] | Mapping[Any, ChannelPrune],
-    model: keras.Model,
-) -> keras.Model:
-    """A smaller model by a strategy; the original is not touched.
-
-    Args:
-        strategy: one for the whole model; a list, one per layer with weights of its own channels
-            (convolutions and dense layers in order, the last one included; None leaves a layer
-            alone); or a dictionary from names or regular expressions of layers to strategies.
-        model: a built Functional or Sequential model.
-
-    Returns:
-        The new model, compiled like the original if that is compiled.
-
-    Raises:
-        RequestError: something else than strategies, or a list of another length.
-        NothingToPruneError: no channel of the model can be removed.
-    """
-    if isinstance(strategy, ChannelPrune):
-        return strategy.run(model)[0]
-    graph = DependencyGraph(model)
-    request = merged_requests(_families(_pairs(strategy, graph)), graph)
-    if not request:
-        return graph.complete({}).exec(keep_compiled=model.compiled)
-    return graph.get_pruning_plan(request).exec(keep_compiled=model.compiled)
-
-
-def _pairs(strategy: Any, graph: ChannelGraph) -> list[tuple[Any, ChannelPrune]]:
-    """Layers and what happens to them."""
-    pairs: list[tuple[Any, Any]] = [("", strategy)]
-    if isinstance(strategy, Mapping):
-        pairs = list(strategy.items())
-    elif isinstance(strategy, Sequence) and not isinstance(strategy, str):
-        layers = prunable_layers(graph)
-        if len(layers) != len(strategy):
-            raise RequestError(
-                f"Expected one strategy per layer, {len(layers)} in all: {layers}. Received: "
-                f"{len(strategy)}. None leaves a layer alone; a dictionary names layers."
-            )
-        named = zip(layers, strategy, strict=True)
-        pairs = [(re.compile(f"^{re.escape(n)}$"), s) for n, s in named if s is not None]
-    for _, one in pairs:
-        _check_single(one)
-    return pairs
-
-
-def _check_single(strategy: Any) -> None:
-    """Whether a strategy can be one of several."""
-    if not isinstance(strategy, ChannelPrune):
-        raise RequestError(
-            "Expected a strategy such as ridurre.ChannelPrune(0.3), a list of them or a "
-            f"dictionary. Received: {strategy!r}."
-        )
-    s = strategy.settings
-    if not isinstance(s.amount, float) or s.scope != "local" or s.steps > 1 or s.recover:
-        raise RequestError(
-            "A strategy for single layers has an amount, the scope 'local', one step and no repair "
-            "(see ridurre.recover for that). Targets, rankings and steps are for the whole model. "
-            f"Received: {strategy!r}."
-        )
-
-
-def _families(pairs: list[tuple[Any, ChannelPrune]]) -> list[Settings]:
-    """Strategies that differ in nothing but layers and amounts, as one with amounts by layer."""
-    families: list[tuple[Settings, dict[Any, Any]]] = []
-    for layers, one in pairs:
-        rest = dataclasses.replace(one.settings, amount=None)
-        amounts = next((found for known, found in families if known == rest), None)
-        if amounts is None:
-            families.append((rest, amounts := {}))
-        amounts[layers] = one.settings.amount
-    return [dataclasses.replace(rest, amount=amounts) for rest, amounts in families]
-
-
-def prunable_layers(graph: ChannelGraph) -> list[str]:
-    """Names of the layers that make channels of their own: convolutions, dense layers and such."""
-    return list(
-        dict.fromkeys(w.layer for w in graph.trace.space.weights.values() if w.role == "out")
-    )
 
 
 def _check_amount(amount: Any, scope: str) -> float | Mapping[Any, float] | Bins | None:
@@ -250,10 +157,8 @@ def _check_targets(target: Any, amount: Any) -> tuple[Target, ...]:
     return targets
 
 
-def _check_recover(how: Any) -> Mapping[str, Any] | None:
-    if how is None or isinstance(how, Mapping):
-        return how
-    return {"how": how}
+def _check_cost(cost: Any) -> str | None:
+    return None if cost is None else check_choice("cost", cost, [*COSTS, "latency"])
 
 
 def _check_together(settings: Settings) -> None:

@@ -24,7 +24,7 @@ from ridurre.backend import (
     view_of,
 )
 from ridurre.backend.training import compile_like, optimizer_slots
-from ridurre.errors import RequestError, RuleError
+from ridurre.errors import ModelError, RequestError, RuleError
 from ridurre.graph import ChannelGraph, Labels
 from ridurre.graph.labels import varying
 from ridurre.graph.rules import Call, rule_for
@@ -73,14 +73,40 @@ def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = Fal
         return model
 
 
-def duplicate(model: keras.Model) -> keras.Model:
-    """The same model anew, not compiled: layers, weights and connections of its own.
+def duplicate(model: keras.Model, *, keep_compiled: bool = False) -> keras.Model:
+    """The same model anew: layers, weights and connections of its own.
+
+    Args:
+        model: a Functional or Sequential model, or a subclassed one that can be re-created from its
+            configuration.
+        keep_compiled: compile it like the original, optimizer state included.
 
     Raises:
         ModelError: the model cannot be analysed or re-created.
     """
+    if isinstance(model, keras.Model) and not has_graph(model) and model.built:
+        return _duplicate_subclassed(model, keep_compiled)
     graph = ChannelGraph(model)
-    return rebuild(graph, np.ones(graph.trace.space.size, bool))
+    everything = np.ones(graph.trace.space.size, bool)
+    return rebuild(graph, everything, keep_compiled=keep_compiled)
+
+
+def _duplicate_subclassed(model: keras.Model, keep_compiled: bool) -> keras.Model:
+    with distribution_of(model):
+        new: Any = recreate(model, {})
+        if not new.built:
+            config = model.get_build_config()
+            if config is None:
+                raise ModelError(
+                    f"The model {model.name!r} ({type(model).__name__}) does not say what shapes "
+                    "it was built for. Give the class a `get_build_config`."
+                )
+            new.build_from_config(config)
+        new.set_weights(model.get_weights())
+        new.trainable = model.trainable
+        if keep_compiled:
+            compile_like(new, model)
+        return new
 
 
 def distribution_of(model: keras.Model) -> contextlib.AbstractContextManager[Any]:

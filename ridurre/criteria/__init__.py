@@ -1,9 +1,10 @@
-"""Criteria: what matters. Every one scores the units of groups of coupled channels."""
+"""Criteria: what matters. They score units of groups of coupled channels, or single weights."""
 
 from ridurre.criteria.activations import APoZ, MeanActivation, WeightedVariance
-from ridurre.criteria.base import CRITERIA, Criterion, Setting, get
+from ridurre.criteria.base import CRITERIA, Criterion, Setting, WeightCriterion, get, scores_weights
+from ridurre.criteria.flow import Movement, SynFlow
 from ridurre.criteria.gradients import GateTaylor, GroupFisher, Jacobian, OutputTaylor, Taylor
-from ridurre.criteria.reconstruction import BlockOBS
+from ridurre.criteria.reconstruction import BlockOBS, Wanda
 from ridurre.criteria.similarity import FPGM, CosineRedundancy, KMeansRedundancy
 from ridurre.criteria.weights import LAMP, BatchNormScale, Magnitude, Random
 
@@ -22,10 +23,15 @@ __all__ = [
     "KMeansRedundancy",
     "Magnitude",
     "MeanActivation",
+    "Movement",
     "OutputTaylor",
     "Random",
     "Setting",
+    "SynFlow",
     "Taylor",
+    "Wanda",
+    "WeightCriterion",
     "WeightedVariance",
     "get",
+    "scores_weights",
 ]

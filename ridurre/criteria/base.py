@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NoReturn, TypeAlias
 
 import keras
 import numpy as np
@@ -14,8 +14,11 @@ from ridurre.backend import parameters_of
 from ridurre.data import Batches
 from ridurre.errors import RequestError, nearest
 from ridurre.graph import ChannelGraph, Group, Labels, Member
+from ridurre.weights import Weight, weights_of
 
 Scores: TypeAlias = dict[Group, np.ndarray]
+#: Scores of single weights by the paths of the weights, of the weights' shapes.
+WeightScores: TypeAlias = dict[str, np.ndarray]
 #: What `criterion=` takes: a name, an instance, or a function of a graph and a group.
 Spec: TypeAlias = "str | Criterion | Callable[[ChannelGraph, Group], Any]"
 
@@ -31,13 +34,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Criterion(abc.ABC):
-    """Scores the units of groups of coupled channels: the higher, the more important.
+    """Scores groups of coupled channels, or single weights: the higher, the more important.
 
     A unit is everything that lives or dies together: a filter, its bias, its batch norm, the
     slices of all that read it (see `ridurre.Group`). A score of infinity keeps a unit.
 
-    A criterion of your own overrides `scores`; a plain function ``fn(graph, group) -> (units,)``
-    will do as well, wherever a criterion is expected.
+    A criterion of your own overrides `scores`, and `weight_scores` if it can tell single weights
+    apart (see `WeightCriterion` for one that follows from the other). Wherever a criterion is
+    expected, a plain function will do as well: ``fn(graph, group) -> (units,)`` for channels,
+    ``fn(value) -> scores of the same shape`` for single weights.
     """
 
     #: "weights", "samples" (inputs too) or "labels" (inputs, labels and a loss).
@@ -72,6 +77,60 @@ class Criterion(abc.ABC):
         scores = self.scores(graph, Setting(data, loss, rng))
         return {g: self._checked(g, scores[g]) for g in graph.groups}
 
+    def weight_scores(
+        self, model: keras.Model, weights: list[Weight], setting: Setting
+    ) -> WeightScores:
+        """Scores of single weights, ``{path: array of the weight's shape}``.
+
+        Raises:
+            RequestError: this criterion knows channels only.
+        """
+        self.refuse_weights()
+
+    def refuse_weights(self) -> NoReturn:
+        """Say that this criterion knows channels only; raises `RequestError`."""
+        known = [n for n, make in CRITERIA.items() if scores_weights(make())]
+        raise RequestError(
+            f"The criterion {type(self).__name__} scores channels, not single weights. Expected "
+            f"one of {', '.join(map(repr, known))}, or a function of an array."
+        )
+
+    def score_weights(
+        self,
+        model: keras.Model,
+        weights: list[Weight],
+        data: Any = None,
+        *,
+        loss: Any = None,
+        seed: int | None = 0,
+    ) -> WeightScores:
+        """Scores of single weights; arguments and errors are those of `score`.
+
+        Args:
+            model: is not changed.
+            weights: which are asked for, see `ridurre.weights.weights_of`.
+            data: see `score`.
+            loss: see `score`.
+            seed: see `score`.
+        """
+        if data is not None:
+            data = Batches(data)
+        self._check_data(data)
+        unknown = [w.path for w in weights if not self.knows(w)]
+        if unknown:
+            raise RequestError(
+                f"The criterion {type(self).__name__} cannot score these weights: {unknown}. Leave "
+                "their layers out with layers=…, or choose another criterion."
+            )
+        setting = Setting(data, loss, np.random.default_rng(seed))
+        scores = self.weight_scores(model, weights, setting)
+        return {w.path: self._numbers(w.path, scores[w.path], w.shape) for w in weights}
+
+    def knows(self, weight: Weight) -> bool:
+        """Whether this weight is one that can be scored."""
+        del weight
+        return True
+
     def get_config(self) -> dict[str, Any]:
         """The arguments of the constructor."""
         return asdict(self)
@@ -96,14 +155,20 @@ class Criterion(abc.ABC):
             )
 
     def _checked(self, group: Group, scores: Any) -> np.ndarray:
+        return self._numbers(repr(group), scores, (group.size,)).astype("float64", copy=False)
+
+    def _numbers(self, what: str, scores: Any, shape: tuple[int, ...]) -> np.ndarray:
         try:
-            array = np.asarray(scores, "float64")
+            array = np.asarray(scores)
+            if array.dtype.kind not in "fiub" or array.dtype.itemsize < 4:
+                array = array.astype("float64")
         except (TypeError, ValueError):
-            array = np.zeros(0)
-        if array.shape != (group.size,) or np.isnan(array).any():
+            array = np.full(0, np.nan)
+        if array.shape != shape or np.isnan(array).any():
+            expected = f"{shape[0]} numbers" if len(shape) == 1 else f"numbers of the shape {shape}"
             raise RequestError(
-                f"The criterion {type(self).__name__} gave {group!r} no usable scores. Expected "
-                f"{group.size} numbers. Received: {scores!r}. If the weights are not finite, "
+                f"The criterion {type(self).__name__} gave {what} no usable scores. Expected "
+                f"{expected}. Received: {scores!r}. If the weights are not finite, "
                 "training has probably diverged."
             )
         return array
@@ -111,14 +176,60 @@ class Criterion(abc.ABC):
 
 @dataclass(frozen=True)
 class FunctionCriterion(Criterion):
-    """A plain function of a graph and a group as a criterion."""
+    """A plain function as a criterion: of a graph and a group, or of a weight's value."""
 
-    function: Callable[[ChannelGraph, Group], Any]
+    function: Callable[..., Any]
 
     def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
         """What the function returns for every group."""
         del setting
         return {group: self.function(graph, group) for group in graph.groups}
+
+    def weight_scores(
+        self, model: keras.Model, weights: list[Weight], setting: Setting
+    ) -> WeightScores:
+        """What the function returns for every weight's value."""
+        del model, setting
+        return {w.path: self.function(w.value) for w in weights}
+
+
+class WeightCriterion(Criterion):
+    """A criterion of single weights; a unit of channels is worth what its weights are worth.
+
+    The score of a unit is the mean, over the coupled parameters, of the sum over its slice.
+    """
+
+    @abc.abstractmethod
+    def weight_scores(
+        self, model: keras.Model, weights: list[Weight], setting: Setting
+    ) -> WeightScores:
+        """Scores of single weights, ``{path: array of the weight's shape}``."""
+
+    def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
+        """Sums of the weights' scores over slices, averaged over the members of the group."""
+        known = self._kernel_scores(graph, setting)
+        return {group: self._unit_scores(graph, group, known) for group in graph.groups}
+
+    def _kernel_scores(self, graph: ChannelGraph, setting: Setting) -> dict[int, np.ndarray]:
+        weights = [w for w in weights_of(graph.model) if self.knows(w)]
+        scores = self.weight_scores(graph.model, weights, setting)
+        return {id(w.variable): np.asarray(scores[w.path], "float64") for w in weights}
+
+    def _unit_scores(
+        self, graph: ChannelGraph, group: Group, known: dict[int, np.ndarray]
+    ) -> np.ndarray:
+        found = []
+        for member in parameters(graph, group):
+            values = known.get(id(member.weight.variable))
+            if values is not None:
+                others = tuple(a for a in range(values.ndim) if a != member.weight.axis)
+                found.append(sum_by_unit(group, member.units, values.sum(axis=others)))
+        return np.mean(found, axis=0) if found else np.full(group.size, np.inf)
+
+
+def scores_weights(criterion: Criterion) -> bool:
+    """Whether a criterion can tell single weights apart."""
+    return type(criterion).weight_scores is not Criterion.weight_scores
 
 
 #: Every criterion by name; a new one is a class and a row.

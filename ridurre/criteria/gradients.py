@@ -18,20 +18,22 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from ridurre.backend import view_of
+from ridurre.backend import has_graph, view_of
 from ridurre.backend.training import Loss, gradient_function, loss_of
 from ridurre.criteria.base import (
     Criterion,
     Scores,
     Setting,
+    WeightScores,
     criterion,
     parameters,
     serializable,
     sum_by_unit,
 )
-from ridurre.data import Batch
+from ridurre.data import Batch, Batches
 from ridurre.graph import ChannelGraph, Group, Member
 from ridurre.measure import model_complexity
+from ridurre.weights import Weight
 
 #: By group: for each parameter in it, ``⟨w, ∂L/∂w⟩`` of every unit.
 Products = dict[Group, list[tuple[Member, np.ndarray]]]
@@ -60,6 +62,18 @@ def products(graph: ChannelGraph, loss: Loss, batches: Iterable[Batch]) -> Itera
         }
 
 
+def mean_gradients(
+    model: keras.Model, variables: list[keras.Variable], loss: Loss, batches: Iterable[Batch]
+) -> list[np.ndarray]:
+    """Gradients of the loss in inference mode, averaged over batches, in the variables' shapes."""
+    function, count = gradient_function(model, variables, loss), 0
+    total = [np.zeros(v.shape, "float32") for v in variables]
+    for count, batch in enumerate(batches, 1):  # noqa: B007
+        for t, g in zip(total, _gradients(model, function, batch), strict=True):
+            t += g
+    return [t / max(count, 1) for t in total]
+
+
 def _along(values: np.ndarray, axis: int) -> np.ndarray:
     others = tuple(a for a in range(values.ndim) if a != axis)
     return values.sum(axis=others, dtype="float64")
@@ -69,7 +83,7 @@ def _gradients(
     model: keras.Model, function: Callable[[Batch], list[np.ndarray]], batch: Batch
 ) -> list[np.ndarray]:
     """Gradients of a batch's mean loss, a part at a time where the whole needs much memory."""
-    size = model_complexity(model).activation_memory or 0
+    size = (model_complexity(model).activation_memory or 0) if has_graph(model) else 0
     step = max(1, MEMORY // max(size, 1))
     parts = [batch.slice(i, i + step) for i in range(0, len(batch), step)]
     total: list[np.ndarray] = []
@@ -103,19 +117,24 @@ class _Gradient(Criterion):
     batch_size: int = 32
 
     def _products(self, graph: ChannelGraph, setting: Setting) -> Iterator[Products]:
+        yield from products(graph, loss_of(graph.model, setting.loss), self._batches(setting))
+
+    def _batches(self, setting: Setting) -> Batches:
         data: Any = setting.data
-        rebatched = data.with_batch_size(self.batch_size, self.batches)
-        yield from products(graph, loss_of(graph.model, setting.loss), rebatched)
+        return data.with_batch_size(self.batch_size, self.batches)
 
 
+@criterion("snip")
 @criterion("taylor")
 @serializable
 @dataclass(frozen=True)
 class Taylor(_Gradient):
     """First-order Taylor expansion on weights: ``Σ_m |⟨w_m, ∂L/∂w_m⟩|`` over the members m.
 
-    Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019. Needs labels;
-    costs one forward and backward pass per batch.
+    Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019. For single
+    weights ``|w · ∂L/∂w|``, on a network that is not trained yet known as SNIP (Lee et al., "SNIP:
+    Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019). Needs labels; costs
+    one forward and backward pass per batch.
     """
 
     def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
@@ -126,6 +145,14 @@ class Taylor(_Gradient):
             for group, found in batch.items():
                 total[group] = total[group] + np.array([values for _, values in found])
         return {group: np.abs(sums / count).sum(axis=0) for group, sums in total.items()}
+
+    def weight_scores(
+        self, model: keras.Model, weights: list[Weight], setting: Setting
+    ) -> WeightScores:
+        """``|w · ∂L/∂w|`` with the mean gradient of all batches."""
+        loss, variables = loss_of(model, setting.loss), [w.variable for w in weights]
+        found = mean_gradients(model, variables, loss, self._batches(setting))
+        return {w.path: np.abs(w.value * g) for w, g in zip(weights, found, strict=True)}
 
 
 @criterion("gate_taylor")

@@ -1,4 +1,4 @@
-"""The criterion in closed form: what is lost when all readers make up for a channel."""
+"""Criteria from the inputs of layers: in closed form, or nearly so."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from ridurre.criteria.base import (
     Criterion,
     Scores,
     Setting,
+    WeightCriterion,
+    WeightScores,
     criterion,
     serializable,
     sum_by_unit,
@@ -22,7 +24,9 @@ from ridurre.criteria.base import (
 )
 from ridurre.forward import Forward, Step
 from ridurre.graph import ChannelGraph, Labels, along
+from ridurre.graph.trace import Trace
 from ridurre.linear import CONVOLUTIONS, DEPTHWISE, Linear
+from ridurre.weights import Weight
 
 #: More columns than that are not inverted together; every channel then stands for itself.
 WIDEST = 6144
@@ -36,31 +40,84 @@ class Loss(NamedTuple):
     lost: np.ndarray
 
 
-@criterion("obs")
-@serializable
 @dataclass(frozen=True)
-class BlockOBS(Criterion):
-    """Block OBS: the squared error that is left in all readers after they are refitted.
-
-    Removing the columns P of a channel from a reader's inputs X costs ``½ tr(W_Pᵀ [(H⁻¹)_PP]⁻¹
-    W_P)`` with ``H = XᵀX + λ``, X about its mean, if its other weights are refitted; that over the
-    variance of the reader's output, summed over all readers. Frantar & Alistarh, "Optimal Brain
-    Compression", NeurIPS 2022; Kurtic et al., "ZipLM", NeurIPS 2023. Goes with
-    ``ridurre.recover(how="least_squares")``. Needs samples without labels; costs a forward pass and
-    a Gram matrix and its inverse per reader.
+class _FromInputs(Criterion):
+    """What criteria that look at the inputs of layers share.
 
     Args:
         samples: how many are used at most.
         rows: positions (pixels) per reader that are looked at.
-        ridge: λ over the mean of H's diagonal.
         seed: of the choice of positions.
     """
 
     needs: ClassVar[str] = "samples"
     samples: int = 256
     rows: int = 8192
-    ridge: float = 0.01
     seed: int = 0
+
+    def _steps(self, trace: Trace, setting: Setting) -> Iterator[Step]:
+        data: Any = setting.data
+        return iter(Forward(trace, data.first_samples(self.samples)))
+
+    def _patches(self, linear: Linear, step: Step, rng: np.random.Generator) -> np.ndarray:
+        """Inputs at random positions, ``(groups, rows, columns)``."""
+        found, each = [], -(-self.rows // step.batches)
+        for batch in range(step.batches):
+            x = to_numpy(step.inputs(batch)[0])
+            count = int(np.prod(linear.positions(x.shape)))
+            at = np.sort(rng.choice(count, min(count, each), replace=False))
+            found.append(linear.patches(x, at))
+        return np.concatenate(found, axis=1)
+
+    def knows(self, weight: Weight) -> bool:
+        """The kernels of dense and convolution layers: their inputs can be looked at."""
+        return type(weight.owner) in _READ and weight.variable is weight.owner.kernel
+
+    def weight_scores(
+        self, model: keras.Model, weights: list[Weight], setting: Setting
+    ) -> WeightScores:
+        """What `_of_kernel` says of every kernel, summed over the calls of its layer."""
+        rng, wanted = np.random.default_rng(self.seed), {id(w.variable): w for w in weights}
+        found: WeightScores = {}
+        for step in self._steps(Trace(model), setting):
+            layer = step.call.operation
+            weight = wanted.get(id(getattr(layer, "kernel", None)))
+            if weight is not None and type(layer) in _READ:
+                linear = Linear(step.call)
+                scores = linear.as_kernel(self._of_kernel(linear, self._patches(linear, step, rng)))
+                found[weight.path] = found.get(weight.path, 0) + scores
+        return found
+
+    def _of_kernel(self, linear: Linear, patches: np.ndarray) -> np.ndarray:
+        """Scores in the form of `Linear.matrices`, from patches ``(groups, rows, columns)``."""
+        raise NotImplementedError
+
+
+_READ = (keras.layers.Dense, *CONVOLUTIONS)
+
+
+@criterion("obs")
+@serializable
+@dataclass(frozen=True)
+class BlockOBS(_FromInputs):
+    """Block OBS: the squared error that is left in all readers after they are refitted.
+
+    Removing the columns P of a channel from a reader's inputs X costs ``½ tr(W_Pᵀ [(H⁻¹)_PP]⁻¹
+    W_P)`` with ``H = XᵀX + λ``, X about its mean, if its other weights are refitted; that over the
+    variance of the reader's output, summed over all readers. Frantar & Alistarh, "Optimal Brain
+    Compression", NeurIPS 2022; Kurtic et al., "ZipLM", NeurIPS 2023. A single weight of a kernel
+    costs ``½ w² / (H⁻¹)_jj``, with X as it is (Frantar & Alistarh, "SparseGPT", ICML 2023, with
+    several `steps` for its blocks). Goes with ``recover="least_squares"``. Needs samples without
+    labels; costs a forward pass and a Gram matrix and its inverse per reader.
+
+    Args:
+        samples: how many are used at most.
+        rows: positions (pixels) per reader that are looked at.
+        seed: of the choice of positions.
+        ridge: λ over the mean of H's diagonal.
+    """
+
+    ridge: float = 0.01
 
     def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
         """Losses of single readers, summed over all that reads a unit."""
@@ -76,25 +133,14 @@ class BlockOBS(Criterion):
         return found
 
     def _losses(self, graph: ChannelGraph, setting: Setting) -> Iterator[Loss]:
-        data: Any = setting.data
         rng = np.random.default_rng(self.seed)
-        for step in Forward(graph.trace, data.first_samples(self.samples)):
+        for step in self._steps(graph.trace, setting):
             if isinstance(step.call.operation, _READERS):
                 linear = Linear(step.call)
                 labels = step.call.x.labels
                 if labels.shape[linear.axis] > 1:
                     lost = self._lost(linear, self._patches(linear, step, rng))
                     yield Loss(along(labels, linear.axis)[:, 0], lost)
-
-    def _patches(self, linear: Linear, step: Step, rng: np.random.Generator) -> np.ndarray:
-        """Inputs at random positions, ``(groups, rows, columns)``."""
-        found, each = [], -(-self.rows // step.batches)
-        for batch in range(step.batches):
-            x = to_numpy(step.inputs(batch)[0])
-            count = int(np.prod(linear.positions(x.shape)))
-            at = np.sort(rng.choice(count, min(count, each), replace=False))
-            found.append(linear.patches(x, at))
-        return np.concatenate(found, axis=1)
 
     def _lost(self, linear: Linear, patches: np.ndarray) -> np.ndarray:
         """Share of the output's variance that goes with each channel, ``(channels,)``."""
@@ -110,9 +156,39 @@ class BlockOBS(Criterion):
     def _of_group(self, x: np.ndarray, w: np.ndarray, blocks: np.ndarray) -> np.ndarray:
         if x.shape[1] > WIDEST:
             return np.array([0.5 * np.square(x[:, p] @ w[p]).sum() / len(x) for p in blocks])
-        h = (x.T @ x).astype("float64") / len(x)
-        h.flat[:: len(h) + 1] += self.ridge * max(h.trace() / len(h), 1e-30)
-        inverse = scipy.linalg.inv(h, check_finite=False)
+        inverse = self._inverse(x)
         return np.array(
             [0.5 * np.sum(w[p] * np.linalg.solve(inverse[np.ix_(p, p)], w[p])) for p in blocks]
         )
+
+    def _inverse(self, x: np.ndarray) -> np.ndarray:
+        """H⁻¹ of patches ``(rows, columns)``."""
+        h = (x.T @ x).astype("float64") / len(x)
+        h.flat[:: len(h) + 1] += self.ridge * max(h.trace() / len(h), 1e-30)
+        return scipy.linalg.inv(h, check_finite=False)
+
+    def _of_kernel(self, linear: Linear, patches: np.ndarray) -> np.ndarray:
+        losses = [self._column_losses(x) for x in patches]
+        return np.square(linear.matrices, dtype="float64") * np.array(losses)[:, :, None]
+
+    def _column_losses(self, x: np.ndarray) -> np.ndarray:
+        """``½ / (H⁻¹)_jj``; where the layer is too wide, as if columns were not correlated."""
+        if x.shape[1] > WIDEST:
+            return 0.5 * np.square(x, dtype="float64").mean(axis=0)
+        return 0.5 / np.diag(self._inverse(x))
+
+
+@criterion("wanda")
+@serializable
+@dataclass(frozen=True)
+class Wanda(_FromInputs, WeightCriterion):
+    """``|w| · ‖x_j‖₂``, x_j the inputs that the weight is multiplied with.
+
+    Sun et al., "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024,
+    which compares the weights of one output with each other: ``scope="output"``. The norm is the
+    root mean square over all positions. Needs samples without labels; costs a forward pass.
+    """
+
+    def _of_kernel(self, linear: Linear, patches: np.ndarray) -> np.ndarray:
+        norms = np.sqrt(np.square(patches, dtype="float64").mean(axis=1))
+        return np.abs(linear.matrices) * norms[:, :, None]

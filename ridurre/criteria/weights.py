@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
 from ridurre.backend import view_of
@@ -12,6 +13,7 @@ from ridurre.criteria.base import (
     Criterion,
     Scores,
     Setting,
+    WeightScores,
     criterion,
     parameters,
     relative,
@@ -19,6 +21,7 @@ from ridurre.criteria.base import (
     sum_by_unit,
 )
 from ridurre.graph import ChannelGraph, Group
+from ridurre.weights import Weight
 
 #: Norms of slices by weight, axis and power; a weight may be in many groups.
 Norms = dict[tuple[int, int, float], np.ndarray]
@@ -78,6 +81,13 @@ class Random(Criterion):
         """Uniform random numbers."""
         return {group: setting.rng.random(group.size) for group in graph.groups}
 
+    def weight_scores(
+        self, model: keras.Model, weights: list[Weight], setting: Setting
+    ) -> WeightScores:
+        """Uniform random numbers."""
+        del model
+        return {w.path: setting.rng.random(w.shape, "float32") for w in weights}
+
 
 @criterion("l2", p=2)
 @criterion("l1", p=1)
@@ -108,6 +118,13 @@ class Magnitude(Criterion):
             mean = np.mean(group_norms(graph, group, self.p, known), axis=0)
             found[group] = relative(mean) if self.normalize else mean
         return found
+
+    def weight_scores(
+        self, model: keras.Model, weights: list[Weight], setting: Setting
+    ) -> WeightScores:
+        """``|w|^p``, as it is."""
+        del model, setting
+        return {w.path: _power(w.value, self.p) for w in weights}
 
 
 @criterion("bn_scale")
@@ -146,8 +163,9 @@ class LAMP(Criterion):
     """Layer-adaptive magnitude: ``I_c / Σ I_j`` over the units j that are at least as large.
 
     I is the group's squared L2 norm. Lee et al., "Layer-adaptive Sparsity for the Magnitude-based
-    Pruning", ICLR 2021, at the grain of channels. Needs the weights; costs milliseconds. The
-    largest unit of every group scores 1, so that no group is emptied by a global ranking.
+    Pruning", ICLR 2021; there, and here for single weights, I is ``w²``. Needs the weights; costs
+    milliseconds. The largest unit of every group (weight of every kernel) scores 1, so that none is
+    emptied by a global ranking.
     """
 
     def scores(self, graph: ChannelGraph, setting: Setting) -> Scores:
@@ -155,6 +173,14 @@ class LAMP(Criterion):
         del setting
         known: Norms = {}
         return {g: self._of(np.sum(group_norms(graph, g, 2, known), axis=0)) for g in graph.groups}
+
+    def weight_scores(
+        self, model: keras.Model, weights: list[Weight], setting: Setting
+    ) -> WeightScores:
+        """``w²`` over the sum of those in the same kernel that are not smaller."""
+        del model, setting
+        squares = {w.path: np.square(w.value, dtype="float64") for w in weights}
+        return {path: self._of(x.ravel()).reshape(x.shape) for path, x in squares.items()}
 
     def _of(self, norms: np.ndarray) -> np.ndarray:
         order = np.argsort(norms, kind="stable")

@@ -11,6 +11,7 @@ import numpy as np
 from ridurre.data import Batch, Batches
 from ridurre.errors import RequestError, nearest
 from ridurre.graph import ChannelGraph
+from ridurre.masks import Masks
 from ridurre.plan import PruningPlan
 from ridurre.recovery.fitting import least_squares, mean
 from ridurre.recovery.merging import merge
@@ -56,7 +57,7 @@ def get(how: str | Method) -> Method:
 def recover(
     pruned: keras.Model,
     original: keras.Model,
-    plan: PruningPlan,
+    plan: PruningPlan | Masks,
     data: Any = None,
     how: str | Method | Sequence[str | Method] = "least_squares",
     *,
@@ -74,7 +75,7 @@ def recover(
     Args:
         pruned: what the plan made of the original; it is not changed.
         original: the model before; it is not changed.
-        plan: what was removed.
+        plan: what was removed: channels, or single weights by their masks (which stay zero).
         data: samples, in any form that `model.fit` takes; labels are not used. None for methods
             that look at weights alone.
         how: one method, or several that are carried out in order:

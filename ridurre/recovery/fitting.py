@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from ridurre.recovery.pair import Pair
 from ridurre.recovery.sites import Site, site_of
 from ridurre.recovery.solve import Ridge, rows_for
 
+logger = logging.getLogger("ridurre")
 #: As many numbers of inputs are held from one round to the next; more are gathered again.
 HELD = 1 << 25
 
@@ -37,6 +39,8 @@ def least_squares(pair: Pair) -> None:
     for zero where it is not in the pruned one. That never makes the loss after the ReLU larger, but
     for the pull towards the present weights.
 
+    Single weights that are masked stay zero: every output is then solved for on its own.
+
     Source: He, Zhang & Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks",
     sections 3.1 and 3.2; with the ReLU, Zhang et al. 2015, "Accelerating Very Deep Convolutional
     Networks for Classification and Detection", solve a like problem. Needs samples, no labels.
@@ -48,7 +52,11 @@ def least_squares(pair: Pair) -> None:
         limit = min(settings.max_rows, site.available(old))
         rows = rows_for(linear.groups, linear.columns, limit)
         shape = linear.matrices.shape
-        fit = Ridge(*shape, rows=rows, intercept=site.movable, ridge=settings.ridge)
+        free = site.free
+        if free is not None and rows < linear.columns:
+            logger.info("%s is too wide to be refitted around its zeros.", site.new.name)
+            continue
+        fit = Ridge(*shape, rows=rows, intercept=site.movable, ridge=settings.ridge, free=free)
         rounds = settings.rounds if site.cut_off else 1
         small = rows * linear.groups * linear.columns <= HELD
         held = list(site.rows(old, new, rows)) if rounds > 1 and small else None

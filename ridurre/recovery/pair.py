@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import keras
@@ -17,6 +17,7 @@ from ridurre.graph import ChannelGraph
 from ridurre.graph.labels import Value, varying
 from ridurre.graph.rules import Call
 from ridurre.graph.trace import Trace
+from ridurre.masks import Masks
 from ridurre.plan import Planner, PruningPlan
 from ridurre.surgery import Alive
 
@@ -71,6 +72,8 @@ class Pair:
     Attributes:
         old, new: the original and the pruned model; their calls correspond one to one.
         kept: what is left of the original's channels.
+        free: which numbers of the pruned model's weights may be changed, by the ids of the weights;
+            all of those that are not there.
         batches: samples, gone through in the same order for both; empty without data.
         settings: see `Settings`.
     """
@@ -78,6 +81,7 @@ class Pair:
     old: Side
     new: Side
     kept: Alive
+    free: Mapping[int, np.ndarray]
     batches: list[Batch]
     settings: Settings = field(default_factory=Settings)
 
@@ -125,7 +129,7 @@ class Pair:
 def pair_models(
     original: keras.Model,
     pruned: keras.Model,
-    plan: PruningPlan,
+    plan: PruningPlan | Masks,
     batches: list[Batch],
     settings: Settings,
 ) -> Pair:
@@ -135,9 +139,13 @@ def pair_models(
         PlanMismatchError: the plan is not of the original, or the pruned model is not what the
             plan leaves of it.
     """
-    graph = ChannelGraph(original)
-    kept = Alive(graph, Planner(graph).labels_of(plan))
-    pair = Pair(Side(graph.trace), Side(ChannelGraph(pruned).trace), kept, batches, settings)
+    graph, new = ChannelGraph(original), Side(ChannelGraph(pruned).trace)
+    if isinstance(plan, Masks):
+        kept = Alive(graph, np.ones(graph.trace.space.size, bool))
+        free = {id(weight.variable): keep for weight, keep in plan.pairs(pruned)}
+    else:
+        kept, free = Alive(graph, Planner(graph).labels_of(plan)), {}
+    pair = Pair(Side(graph.trace), new, kept, free, batches, settings)
     _check_match(pair, original, pruned)
     return pair
 

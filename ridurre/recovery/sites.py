@@ -139,6 +139,12 @@ class Site:
         self.cut_off = self.pair.settings.rounds > 1 and self._before_relu()
 
     @property
+    def free(self) -> np.ndarray | None:
+        """Which numbers of the kernel may be changed, as `Linear.matrices`; None for all."""
+        keep = self.pair.free.get(id(self.after.layer.kernel))
+        return None if keep is None or keep.all() else self.after.as_matrices(keep)
+
+    @property
     def movable(self) -> bool:
         """Whether a constant can be added to every output."""
         return self.after.layer.bias is not None or self._norm is not None

@@ -37,11 +37,22 @@ class Ridge:
         rows: how many there will be in all, at most.
         ridge: see above.
         intercept: whether there is a c; else X is taken as it is, and c is zero.
+        free: which entries of D may differ from zero, ``(groups, columns, outputs)``; None for all.
+            There have to be as many rows as columns then.
     """
 
     def __init__(
-        self, groups: int, columns: int, outputs: int, *, rows: int, intercept: bool, ridge: float
+        self,
+        groups: int,
+        columns: int,
+        outputs: int,
+        *,
+        rows: int,
+        intercept: bool,
+        ridge: float,
+        free: np.ndarray | None = None,
     ) -> None:
+        self._free = free
         self._intercept = intercept
         self._ridge = ridge
         self._dual = rows < columns
@@ -108,8 +119,12 @@ class Ridge:
                 self._inverse.append(_solver(gram, self._ridge * gram.trace() / columns))
         else:
             self._gram -= self._count * x.swapaxes(1, 2) @ x
-            for gram in self._gram:
-                self._inverse.append(_solver(gram, self._ridge * gram.trace() / columns))
+            for index, gram in enumerate(self._gram):
+                ridge = self._ridge * gram.trace() / columns
+                if self._free is None:
+                    self._inverse.append(_solver(gram, ridge))
+                else:
+                    self._inverse.append(_masked_solver(gram, ridge, self._free[index]))
             self._gram = np.zeros((0, 0, 0))
 
 
@@ -125,6 +140,22 @@ def _solver(a: np.ndarray, ridge: float) -> Callable[[np.ndarray], np.ndarray]:
         logger.debug("A singular matrix of %d rows.", len(a))
         return _smallest(a)
     return lambda b: scipy.linalg.cho_solve(factor, b, check_finite=False)
+
+
+def _masked_solver(
+    a: np.ndarray, ridge: float, free: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """As `_solver`, but every column of x is zero where it is not free."""
+
+    def solve(b: np.ndarray) -> np.ndarray:
+        x = np.zeros_like(b)
+        for column, own in enumerate(free.T):
+            at = np.flatnonzero(own)
+            if len(at):
+                x[at, column] = _solver(a[np.ix_(at, at)], ridge)(b[at, column])
+        return x
+
+    return solve
 
 
 def _smallest(a: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
