@@ -1,17 +1,21 @@
-"""ResNet-56 on CIFAR-10, pruned without and with a little training: accuracy against MACs.
+r"""ResNet-56 on CIFAR-10, pruned without and with a little training: accuracy against MACs.
 
-    python benchmarks/resnet56_cifar10.py                                    # no fine-tuning
-    python benchmarks/resnet56_cifar10.py --epochs 1 --points 2.1 --methods ridurre
-    python benchmarks/resnet56_cifar10.py --epochs 5 --points 2.1 4.0 --methods ridurre
+    python benchmarks/resnet56_cifar10.py                             # no fine-tuning, controls
+    python benchmarks/resnet56_cifar10.py --methods ridurre --rows \
+        0:1.2 0:1.5 0:2 0:2.57 1:2.1 5:2.1 5:4                        # and with one and five epochs
+    python benchmarks/resnet56_cifar10.py --methods l1 "l1 raw" random --resume     # add controls
 
-Starts from the published checkpoint (``--checkpoints``, ``--images``: see resnet_cifar.py).
-Scoring, repair and training read training images only; the test images are read once per row,
-by the model of the last epoch. Every seed chooses other calibration images.
+A row is ``epochs:times fewer MACs``. Starts from the published checkpoint (``--checkpoints``,
+``--images``: see resnet_cifar.py). Scoring, repair and training read training images only; the test
+images are read once per row, by the model of the last epoch. Every seed chooses other calibration
+images. The page of results is written anew after every seed; with ``--resume``, what a run before
+has found (results/resnet56_cifar10.json) is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import resnet_cifar as rc
-from common import here_and_now, say, table, write
+from common import RESULTS, here_and_now, say, table, write
 
 import keras  # isort: skip - `common` quietens it
 import ridurre
@@ -28,13 +32,14 @@ from ridurre.criteria import OutputTaylor
 
 #: Where the way from the whole network to the smallest stops to score anew, in times fewer MACs.
 STOPS = (1.1, 1.2, 1.35, 1.5, 1.75, 2.0, 2.25, 2.57, 3.0, 3.5)
-NO_TRAINING = (1.2, 1.5, 2.0, 2.57)
+#: Accuracy to beat by epochs and times fewer MACs; without training there are controls.
 GOALS = {
-    0: {1.2: 93.3, 1.5: 92.8, 2.0: 91.6, 2.57: 89.5},
-    1: {2.1: 92.3},
-    5: {2.1: 93.0, 4.0: 91.0},
-    100: {2.11: 93.8, 2.57: 93.7, 4.1: 93.2},
-}
+    (0, 1.2): 93.3, (0, 1.5): 92.8, (0, 2.0): 91.6, (0, 2.57): 89.5,
+    (1, 2.1): 92.3, (5, 2.1): 93.0, (5, 4.0): 91.0,
+    (100, 2.11): 93.8, (100, 2.57): 93.7, (100, 4.1): 93.2,
+}  # fmt: skip
+NO_TRAINING = ("0:1.2", "0:1.5", "0:2", "0:2.57")
+Row = tuple[int, float]
 METHODS = {
     "ridurre": "squared gate Taylor of the outputs per MAC, re-scored at every stop, least squares",
     "l1": "L1, the same fraction of all inner channels, residual streams left alone, least squares",
@@ -86,76 +91,126 @@ def repaired(
 
 
 def train(
-    model: keras.Model, teacher: keras.Model, images: rc.Images, options: Any, seed: int
-) -> float:
+    model: keras.Model,
+    teacher: keras.Model,
+    images: rc.Images,
+    epochs: int,
+    options: Any,
+    seed: int,
+) -> None:
     """Fine-tune with distillation; the learning rate reaches zero at the end."""
     keras.utils.set_random_seed(seed)
     x, y = images.x_train[: options.train_limit], images.y_train[: options.train_limit]
     steps = -(-len(x) // options.batch_size)
     rng = np.random.default_rng(seed)
-    rate = ridurre.LinearToZero(options.rate, steps * options.epochs)
+    rate = ridurre.LinearToZero(options.rate, steps * epochs)
     optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
 
-    def epochs() -> Iterator[Any]:
+    def batches() -> Iterator[Any]:
         while True:
             yield from rc.augmented_batches(x, y, options.batch_size, rng)
 
-    tune = ridurre.Distillation(teacher, epochs(), steps_per_epoch=steps, verbose=2)
-    tune(model, 0, options.epochs)
-    return rc.correct(model, images.x_test, images.y_test)
+    tune = ridurre.Distillation(teacher, batches(), steps_per_epoch=steps, verbose=2)
+    tune(model, 0, epochs)
 
 
-def one_seed(method: str, images: rc.Images, options: Any, seed: int) -> dict[float, list[float]]:
-    """Accuracy on the test images, MACs (× fewer) and seconds, by point."""
+def one_seed(
+    method: str, images: rc.Images, rows: list[Row], options: Any, seed: int
+) -> dict[Row, list[float]]:
+    """Accuracy on the test images, MACs (× fewer), parameters gone and seconds to prune, by row."""
     model = rc.load(56, options.checkpoints)
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = ridurre.model_complexity(model)
     order = np.random.default_rng(seed).permutation(len(images.x_train))[: options.calibration]
     x, y = rc.normalise(images.x_train[order]), images.y_train[order]
+    points, trained = sorted({point for _, point in rows}), 0.0
     start = time.perf_counter()
     if method == "ridurre":
-        found = by_ridurre(model, (x, y), options.points, seed)
+        found = by_ridurre(model, (x, y), points, seed)
     else:
-        found = by_control(method.split(maxsplit=1)[0], model, options.points, seed)
-    results = {}
+        found = by_control(method.split(maxsplit=1)[0], model, points, seed)
+    results: dict[Row, list[float]] = {}
     for point, smaller, plan in found:
         if method != "l1 raw":
             smaller = repaired(smaller, model, plan, x[: options.repair])
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start - trained
         after = ridurre.model_complexity(smaller)
-        if options.epochs:
-            accuracy = train(smaller, model, images, options, seed)
-        else:
-            accuracy = rc.correct(smaller, images.x_test, images.y_test)
-        fewer = before.macs / after.macs
-        results[point] = [accuracy, fewer, 1 - after.parameters / before.parameters, seconds]
-        say(f"{method}, seed {seed}: {fewer:.3f} × fewer MACs, {accuracy:.2f} %, {seconds:.0f} s")
+        fewer, gone = before.macs / after.macs, 1 - after.parameters / before.parameters
+        begin = time.perf_counter()
+        for epochs in sorted(e for e, p in rows if p == point):
+            tuned = keras.models.clone_model(smaller)
+            tuned.set_weights(smaller.get_weights())
+            if epochs:
+                train(tuned, model, images, epochs, options, seed)
+            accuracy = rc.correct(tuned, images.x_test, images.y_test)
+            results[epochs, point] = [accuracy, fewer, gone, seconds]
+            say(
+                f"{method}, seed {seed}, {epochs} epochs: {fewer:.3f} × fewer MACs, "
+                f"{accuracy:.2f} %, {seconds:.0f} s"
+            )
+        trained += time.perf_counter() - begin
     return results
 
 
-def row(method: str, point: float, runs: list[dict[float, list[float]]], epochs: int) -> list[Any]:
-    accuracy = [r[point][0] for r in runs]
-    fewer, parameters, seconds = (mean(r[point][i] for r in runs) for i in (1, 2, 3))
+#: By method, epochs and point, and seed: what `one_seed` found.
+FoundRows = dict[str, dict[str, list[float]]]
+
+
+def line(name: str, runs: dict[str, list[float]]) -> list[Any]:
+    """One line of the table."""
+    method, epochs, point = name.split("|")
+    accuracy = [run[0] for run in runs.values()]
+    fewer, gone, seconds = (mean(run[i] for run in runs.values()) for i in (1, 2, 3))
     spread = f" ± {pstdev(accuracy):.2f}" if len(runs) > 1 else ""
     return [
-        f"{method}, {point} ×",
+        method,
+        epochs,
         f"{fewer:.2f}",
-        f"{100 * parameters:.0f} %",
+        f"{100 * gone:.0f} %",
         f"{mean(accuracy):.2f}{spread}",
-        GOALS.get(epochs, {}).get(point, ""),
+        GOALS.get((int(epochs), float(point)), ""),
+        " ".join(sorted(runs)),
         f"{seconds:.0f}",
     ]
 
 
+def page(found: FoundRows, options: Any) -> None:
+    """Write and print the table of all that was found so far."""
+    order = {method: i for i, method in enumerate(METHODS)}
+    names = sorted(found, key=lambda n: (order[n.split("|")[0]], *map(float, n.split("|")[1:])))
+    head = ("method", "epochs", "× fewer MACs", "parameters gone", "accuracy %", "goal", "seeds",
+            "seconds to prune")  # fmt: skip
+    results = table(head, [line(name, found[name]) for name in names])
+    print(results)
+    (RESULTS / f"{options.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write(
+        options.name,
+        "ResNet-56 on CIFAR-10",
+        here_and_now(),
+        "Unpruned: 93.39 % of the 10000 test images. "
+        f"{options.calibration} training images are there to score on, {options.repair} of them "
+        "without their labels for the last repair. Training: SGD, momentum 0.9, batches of "
+        f"{options.batch_size}, learning rate from {options.rate} linearly to zero, distillation "
+        "from the unpruned network; the last epoch counts. Mean ± standard deviation over the "
+        "seeds; seconds until the row's model was pruned and repaired, smaller points included.",
+        results,
+        "\n".join(f"- *{name}*: {text}" for name, text in METHODS.items()),
+    )
+
+
+def parse_row(text: str) -> Row:
+    epochs, point = text.split(":")
+    return int(epochs), float(point)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--points", type=float, nargs="+", default=list(NO_TRAINING))
+    parser.add_argument("--rows", type=parse_row, nargs="+", default=[*map(parse_row, NO_TRAINING)])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0.02, help="highest learning rate")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--train-limit", type=int, default=None, help="training images used")
@@ -163,32 +218,19 @@ def main() -> None:
     parser.add_argument("--repair", type=int, default=2048, help="images for the last repair")
     parser.add_argument("--checkpoints", type=Path, default=rc.CHECKPOINTS)
     parser.add_argument("--images", type=Path, default=rc.IMAGES)
+    parser.add_argument("--resume", action="store_true", help="add to what was found before")
     parser.add_argument("--name", default="resnet56_cifar10", help="of the page of results")
     options = parser.parse_args()
-    images = rc.load_images(options.images)
-    rows = []
-    for method in options.methods:
-        runs = [one_seed(method, images, options, seed) for seed in options.seeds]
-        rows += [row(method, p, runs, options.epochs) for p in sorted(options.points)]
-    head = ("method", "× fewer MACs", "parameters gone", "accuracy %", "goal", "seconds to prune")
-    results = table(head, rows)
-    print(results)
-    training = "No training." if not options.epochs else (
-        f"{options.epochs} epoch(s) of fine-tuning: SGD, momentum 0.9, batches of "
-        f"{options.batch_size}, learning rate from {options.rate} linearly to zero, "
-        "distillation from the unpruned network; the last epoch counts."
-    )  # fmt: skip
-    write(
-        options.name,
-        "ResNet-56 on CIFAR-10",
-        here_and_now(),
-        f"Unpruned: 93.39 % of the 10000 test images. {training} {options.calibration} training "
-        f"images are there to score on, {options.repair} of them without their labels for the last "
-        f"repair. Mean ± standard deviation over the seeds {options.seeds}; seconds until the "
-        "point, smaller points included.",
-        results,
-        "\n".join(f"- *{name}*: {text}" for name, text in METHODS.items()),
-    )
+    images, path = rc.load_images(options.images), RESULTS / f"{options.name}.json"
+    found: FoundRows = json.loads(path.read_text()) if options.resume and path.exists() else {}
+    for seed in options.seeds:
+        for method in options.methods:
+            names = {row: f"{method}|{row[0]}|{row[1]:g}" for row in options.rows}
+            missing = [row for row, name in names.items() if str(seed) not in found.get(name, {})]
+            new = one_seed(method, images, missing, options, seed) if missing else {}
+            for row, values in new.items():
+                found.setdefault(names[row], {})[str(seed)] = values
+            page(found, options)
 
 
 if __name__ == "__main__":
