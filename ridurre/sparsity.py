@@ -204,7 +204,7 @@ class LevelPrune(WeightPrune):
         super().__post_init__()
         check_level(self.level)
         check_choice("scope", self.scope, SCOPES)
-        check_block(self.block)
+        object.__setattr__(self, "block", check_block(self.block))
         parse(self.pattern)
         if (self.level is None) == (self.pattern is None) or (self.pattern and self.block):
             raise RequestError(

@@ -12,7 +12,7 @@ import numpy as np
 from ridurre.backend import all_layers, check_model, has_graph, parameters_of, shape_of, view_of
 from ridurre.errors import ModelError, NothingToPruneError, RequestError
 from ridurre.graph.select import Selector, select_layers
-from ridurre.graph.trace import named_layers, variable_paths
+from ridurre.graph.trace import named_layers
 from ridurre.linear import DEPTHWISE
 
 #: Which weights of a layer are meant: "kernels", "all" or a predicate.
@@ -24,7 +24,8 @@ class Weight:
     """A weight of a model that training would change.
 
     Attributes:
-        path: a unique name.
+        path: a unique name: that of the layer and the variable's own (numbered if it occurs twice),
+            the same in every copy of the model.
         layer: full name of the layer it belongs to.
         owner: that layer.
         variable: its value, ``(…, inputs, outputs)`` for kernels.
@@ -112,20 +113,27 @@ def weights_of(
     """
     named = layers_of(model)
     chosen = list(named) if layers is None else select_layers(model, named, layers)
-    paths, wanted = variable_paths(named), _predicate(which)
-    found: dict[int, Weight] = {}
+    wanted, found = _predicate(which), dict[int, Weight]()
     for name in chosen:
-        layer = named[name]
-        counted = parameters_of(layer)
-        for v in layer.variables:
-            if id(v) in counted and id(v) not in found and wanted(v):
-                found[id(v)] = Weight(paths[id(v)], name, layer, v)
+        for own, v in parameter_names(named[name]).items():
+            if id(v) not in found and wanted(v):
+                found[id(v)] = Weight(f"{name}/{own}", name, named[name], v)
     if not found:
         raise NothingToPruneError(
             f"The model {model.name!r} has no weights to prune"
             + ("." if layers is None else f" in {chosen}.")
         )
     return list(found.values())
+
+
+def parameter_names(layer: keras.Layer) -> dict[str, keras.Variable]:
+    """The parameters of a layer, of layers inside it too, by names that are unique within it."""
+    counted, found = parameters_of(layer), dict[str, keras.Variable]()
+    for v in layer.variables:
+        if id(v) in counted:
+            same = sum(1 for known in found.values() if known.name == v.name)
+            found[f"{v.name}_{same}" if same else v.name] = v
+    return found
 
 
 def _predicate(which: Which) -> Callable[[keras.Variable], bool]:
