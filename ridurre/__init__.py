@@ -1,6 +1,7 @@
 """ridurre: give it a Keras model, get a smaller one that computes the same without what it lost."""
 
 from ridurre import criteria, schedules, testing
+from ridurre.compacting import compact
 from ridurre.criteria import Criterion
 from ridurre.cut import prune_batchnorm, prune_conv, prune_related_conv
 from ridurre.dependency import DependencyGraph
@@ -56,6 +57,7 @@ __all__ = [
     "Target",
     "ThresholdPrune",
     "apply",
+    "compact",
     "criteria",
     "iterative_prune",
     "keep_zeros",

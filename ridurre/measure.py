@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
+import tempfile
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,11 +22,12 @@ from ridurre.backend import (
     parameters_of,
     recreate,
     run_compiled,
+    view_of,
 )
 from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError
 from ridurre.forward import Forward, Step, run_call
-from ridurre.graph.rules import Call, rule_for
+from ridurre.graph.rules import Call, Work, rule_for
 from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.trace import Trace
 
@@ -38,6 +42,13 @@ class LayerComplexity:
     macs: int | None
     filters: int
     activation_memory: int | None
+    nonzero: int = 0
+    nonzero_macs: int | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the parameters that are exactly zero."""
+        return _sparsity(self)
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,11 @@ class Complexity:
         filters: output filters of all convolutions (depthwise ones make none).
         activation_memory: bytes of the outputs of all layers together, for one sample.
         layers: the same by call, in running order; a shared layer's weights count at its first.
+        nonzero: parameters that are not exactly zero.
+        nonzero_macs: MACs with weights that are not zero: what is left for a machine that skips all
+            zeros, which few do.
+        zipped_size: bytes of the saved model in a compressed archive, where zeros take little room;
+            None unless asked for.
     """
 
     parameters: int
@@ -61,12 +77,20 @@ class Complexity:
     filters: int
     activation_memory: int | None
     layers: tuple[LayerComplexity, ...] = ()
+    nonzero: int = 0
+    nonzero_macs: int | None = None
+    zipped_size: int | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the parameters that are exactly zero."""
+        return _sparsity(self)
 
     def table(self) -> str:
         """One line per layer, and the totals."""
-        head = ["layer", "type", "parameters", "MACs", "filters", "activation bytes"]
-        rows = [[x.name, x.kind, *_numbers(x)] for x in self.layers]
-        rows = [head, *rows, ["total", "", *_numbers(self)]]
+        head = ["layer", "type", "parameters", "MACs", "filters", "activation bytes", "sparsity"]
+        rows = [[x.name, x.kind, *_numbers(x), f"{x.sparsity:.1%}"] for x in self.layers]
+        rows = [head, *rows, ["total", "", *_numbers(self), f"{self.sparsity:.1%}"]]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
             "  ".join(
@@ -81,26 +105,32 @@ class Complexity:
         return ", ".join(f"{n} {unit}" for n, unit in zip(_numbers(self), units, strict=True))
 
 
+def _sparsity(x: LayerComplexity | Complexity) -> float:
+    return 1 - x.nonzero / x.parameters if x.parameters else 0.0
+
+
 def _numbers(x: LayerComplexity | Complexity) -> list[str]:
     values = (x.parameters, x.macs, x.filters, x.activation_memory)
     return ["?" if n is None else f"{n:,}" for n in values]
 
 
 def model_complexity(
-    model: keras.Model, *, input_shape: tuple[int, ...] | None = None
+    model: keras.Model, *, input_shape: tuple[int, ...] | None = None, zipped: bool = False
 ) -> Complexity:
-    """Parameters, MACs, filters and activation memory of a model.
+    """Parameters, MACs, filters, activation memory and sparsity of a model.
 
     Args:
         model: a built Functional or Sequential model.
         input_shape: shape of one sample, without the batch axis; needed where the model's own
             leaves sizes open.
+        zipped: measure `zipped_size` too, which takes saving the model to a temporary file.
 
     Raises:
         ModelError: the model cannot be analysed.
         RequestError: `input_shape` is given and the model has several inputs.
     """
     check_model(model)
+    size = zipped_size(model) if zipped else None
     if input_shape is not None:
         model = _with_input_shape(model, input_shape)
     open_size = any(None in t.shape[1:] for t in model.inputs)
@@ -112,7 +142,31 @@ def model_complexity(
         sum(x.filters for x in layers),
         None if open_size else sum(x.activation_memory or 0 for x in layers),
         layers,
+        sum(x.nonzero for x in layers),
+        None if open_size else sum(x.nonzero_macs or 0 for x in layers),
+        size,
     )
+
+
+def file_size(model: keras.Model) -> int:
+    """Bytes of the model as a ``.keras`` file, without an optimizer's state."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _save(model, folder).stat().st_size
+
+
+def zipped_size(model: keras.Model) -> int:
+    """Bytes of the model's ``.keras`` file in a compressed archive."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, archive = _save(model, folder), Path(folder) / "model.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            file.write(path, path.name)
+        return archive.stat().st_size
+
+
+def _save(model: keras.Model, folder: str) -> Path:
+    path = Path(folder) / "model.keras"
+    keras.saving.save_model(model, path, include_optimizer=False)
+    return path
 
 
 def _with_input_shape(model: keras.Model, input_shape: tuple[int, ...]) -> keras.Model:
@@ -142,23 +196,37 @@ def _with_input_shape(model: keras.Model, input_shape: tuple[int, ...]) -> keras
 
 def _layer(call: Call, seen: set[int], open_size: bool) -> LayerComplexity:
     operation = call.operation
-    parameters = filters = 0
+    parameters = filters = nonzero = 0
     if isinstance(operation, keras.Layer) and id(operation) not in seen:
         seen.add(id(operation))
         counted = parameters_of(operation)
         new = [v for v in operation.weights if id(v) in counted and id(v) not in seen]
         seen.update(id(v) for v in new)
         parameters = sum(int(np.prod(v.shape)) for v in new)
+        nonzero = sum(map(_count_nonzero, new))
         made = filter_axis(operation)
         filters = 0 if made is None else made[0].shape[made[1]]
-    macs = memory = None
+    macs = memory = nonzero_macs = None
     if not open_size:
-        macs = sum(w.macs for w in rule_for(operation).work(call))
+        work = rule_for(operation).work(call)
+        macs = sum(w.macs for w in work)
+        nonzero_macs = sum(_nonzero_macs(w) for w in work)
         memory = sum(
             math.prod(n or 0 for n in v.shape[1:]) * bytes_per_number(operation)
             for v in call.outputs
         )
-    return LayerComplexity(call.name, call.kind, parameters, macs, filters, memory)
+    return LayerComplexity(
+        call.name, call.kind, parameters, macs, filters, memory, nonzero, nonzero_macs
+    )
+
+
+def _count_nonzero(variable: keras.Variable) -> int:
+    return int(np.count_nonzero(view_of(variable)))
+
+
+def _nonzero_macs(work: Work) -> int:
+    weight = isinstance(work.operand, keras.Variable)
+    return work.times * _count_nonzero(work.operand) if weight else work.macs
 
 
 def measure_latency(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import abc
 import numbers
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import keras
 
 from ridurre.checks import check_count
 from ridurre.errors import RequestError
-from ridurre.measure import measure_latency, model_complexity
+from ridurre.measure import file_size, measure_latency, model_complexity
 
 _serializable = keras.saving.register_keras_serializable(package="ridurre")
 
@@ -230,10 +228,7 @@ class FileSize(Target):
 
     def measure(self, model: keras.Model) -> int:
         """Size of a model's file."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "model.keras"
-            keras.saving.save_model(model, path, include_optimizer=False)
-            return path.stat().st_size
+        return file_size(model)
 
 
 def check_targets(target: Target | Iterable[Target] | None) -> tuple[Target, ...]:

@@ -31,7 +31,7 @@ LEVELS = (
     {"recipes"},
     {"run", "strategy", "sparsity"},
     {"shrinking", "ballot", "limits"},
-    {"allocation"},
+    {"allocation", "compacting"},
     {"patterns", "values"},
     {"report", "selection", "schedules", "targets", "levels", "masking", "voting", "checkpoints"},
     {"dependency", "recovery"},

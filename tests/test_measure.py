@@ -268,17 +268,17 @@ def test_the_table():
     x = L.Conv2D(7, 3, name="conv")(inputs)
     size = ridurre.model_complexity(keras.Model(inputs, L.Flatten(name="flat")(x)))
     assert size.table().splitlines() == [
-        "layer  type     parameters    MACs  filters  activation bytes",
-        "conv   Conv2D          196  95,256        7            14,112",
-        "flat   Flatten           0       0        0            14,112",
-        "total                  196  95,256        7            28,224",
+        "layer  type     parameters    MACs  filters  activation bytes  sparsity",
+        "conv   Conv2D          196  95,256        7            14,112      3.6%",  # the biases
+        "flat   Flatten           0       0        0            14,112      0.0%",
+        "total                  196  95,256        7            28,224      3.6%",
     ]
     assert str(size) == "196 parameters, 95,256 MACs, 7 filters, 28,224 bytes of activations"
 
 
 def test_unknown_figures_are_question_marks():
     size = ridurre.model_complexity(open_model())
-    assert size.table().splitlines()[-1].split() == ["total", "152", "?", "5", "?"]
+    assert size.table().splitlines()[-1].split() == ["total", "152", "?", "5", "?", "4.6%"]
     assert str(size) == "152 parameters, ? MACs, 5 filters, ? bytes of activations"
 
 
@@ -287,6 +287,37 @@ def test_the_record_is_frozen():
     with pytest.raises(AttributeError):
         size.macs = 0
     assert size == ridurre.model_complexity(chain())
+
+
+# --- zeros ----------------------------------------------------------------------------------------
+
+
+def test_zeros_are_counted_by_layer_and_in_macs():
+    inputs = keras.Input((4, 4, 3))
+    x = L.Conv2D(5, 3, use_bias=False, name="conv")(inputs)
+    x = L.Dense(2, use_bias=False, name="dense")(L.GlobalAveragePooling2D()(x))
+    model = keras.Model(inputs, x)
+    kernel = np.ones((3, 3, 3, 5), "float32")
+    kernel[0] = 0
+    model.get_layer("conv").set_weights([kernel])
+    size = ridurre.model_complexity(model)
+    by_layer = {x.name: x for x in size.layers}
+    assert by_layer["conv"].nonzero == 90
+    assert by_layer["conv"].sparsity == pytest.approx(1 / 3)
+    assert by_layer["conv"].nonzero_macs == 4 * 90
+    assert by_layer["dense"].sparsity == 0
+    assert (size.nonzero, size.nonzero_macs) == (100, 4 * 90 + 10)
+    assert size.sparsity == pytest.approx(45 / 145)
+
+
+def test_the_zipped_size_shrinks_with_zeros_and_the_file_does_not():
+    model = keras.Sequential([keras.Input((100,)), L.Dense(200)])
+    assert ridurre.model_complexity(model).zipped_size is None
+    sparse = ridurre.prune(ridurre.LevelPrune(0.9), model)
+    before, after = (ridurre.model_complexity(m, zipped=True).zipped_size for m in (model, sparse))
+    assert after < 0.35 * before
+    whole, part = (ridurre.FileSize(1.0).measure(m) for m in (model, sparse))
+    assert whole == pytest.approx(part, rel=0.01)  # names of layers are numbered
 
 
 # --- latency --------------------------------------------------------------------------------------

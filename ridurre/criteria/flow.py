@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from ridurre.backend import check_model, own_variables, recreate, view_of
+from ridurre.backend import check_model, own_variables, recreate, to_numpy, view_of
 from ridurre.backend.training import gradient_function, loss_of
 from ridurre.criteria.base import (
     Scores,
@@ -24,6 +24,7 @@ from ridurre.graph import ChannelGraph
 from ridurre.weights import Weight, is_kernel, layers_of
 
 L = keras.layers
+_LEAST = 1e-3
 #: Layers that are the identity in a network without nonlinearities and normalisation.
 _DROPPED = (
     L.Activation, L.ReLU, L.LeakyReLU, L.PReLU, L.ELU, L.Softmax, L.BatchNormalization,
@@ -64,7 +65,9 @@ class SynFlow(WeightCriterion):
         found = gradient_function(linear, variables, _total)(Batch(ones))
         scores = {w.path: np.abs(w.value * g) for w, g in zip(weights, found, strict=True)}
         sums = [float(x.sum(dtype="float64")) for x in scores.values()]
-        if not np.isfinite(sums).all() or not any(sums):
+        flow = float(to_numpy(_total(None, None, linear(ones, training=False), None)))
+        # All that flows through a layer without bias arrives: its scores add up to R.
+        if not np.isfinite([*sums, flow]).all() or max(sums) < _LEAST * flow or not any(sums):
             raise RequestError(
                 f"Synaptic flow does not get through the model {model.name!r}: the sum of its "
                 "outputs is not finite, or does not depend on the weights. Expected layers that "
