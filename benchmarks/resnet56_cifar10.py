@@ -90,33 +90,6 @@ def repaired(
     return ridurre.recover(smaller, model, plan, images, samples=len(images), max_rows=49152)
 
 
-def train(
-    model: keras.Model,
-    teacher: keras.Model,
-    images: rc.Images,
-    epochs: int,
-    options: Any,
-    seed: int,
-) -> None:
-    """Fine-tune with distillation; the learning rate reaches zero at the end."""
-    keras.utils.set_random_seed(seed)
-    x, y = images.x_train[: options.train_limit], images.y_train[: options.train_limit]
-    steps = -(-len(x) // options.batch_size)
-    rng = np.random.default_rng(seed)
-    rate = ridurre.LinearToZero(options.rate, steps * epochs)
-    optimizer = keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, metrics=["accuracy"])
-
-    def batches() -> Iterator[Any]:
-        while True:
-            yield from rc.augmented_batches(x, y, options.batch_size, rng)
-
-    tune = ridurre.Distillation(teacher, batches(), steps_per_epoch=steps, verbose=2)
-    tune(model, 0, epochs)
-
-
 def one_seed(
     method: str, images: rc.Images, rows: list[Row], options: Any, seed: int
 ) -> dict[Row, list[float]]:
@@ -144,7 +117,10 @@ def one_seed(
             tuned = keras.models.clone_model(smaller)
             tuned.set_weights(smaller.get_weights())
             if epochs:
-                train(tuned, model, images, epochs, options, seed)
+                rc.fine_tune(
+                    tuned, images, epochs, seed, rate=options.rate, batch_size=options.batch_size,
+                    limit=options.train_limit, teacher=model,
+                )  # fmt: skip
             accuracy = rc.correct(tuned, images.x_test, images.y_test)
             results[epochs, point] = [accuracy, fewer, gone, seconds]
             say(

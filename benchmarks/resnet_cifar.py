@@ -7,8 +7,9 @@ where that comes from is described in the README next to the checkpoints.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cifar import IMAGES, Images, augment, augmented_batches, load_images, normalise
@@ -17,6 +18,8 @@ from common import say
 import keras  # isort: skip - `common` quietens it
 from keras import layers as L
 from keras import ops
+
+import ridurre
 
 CHECKPOINTS = Path("/work/shared/data")
 __all__ = ["IMAGES", "Images", "augment", "augmented_batches", "load_images", "normalise"]
@@ -84,6 +87,51 @@ def correct(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float
     """Percent of the images (as stored) that are told right."""
     guesses = model.predict(normalise(images), batch_size=250, verbose=0).argmax(axis=1)
     return 100 * float((guesses == labels).mean())
+
+
+def fine_tune(
+    model: keras.Model,
+    images: Images,
+    epochs: int,
+    seed: int,
+    *,
+    rate: float = 0.02,
+    batch_size: int = 128,
+    limit: int | None = None,
+    teacher: keras.Model | None = None,
+) -> None:
+    """Train with SGD and a learning rate that goes from `rate` to zero, distilling from a teacher.
+
+    Args:
+        model: is compiled and trained.
+        images: augmented as in the training of the checkpoints.
+        epochs: the last one counts.
+        seed: of order and augmentation.
+        rate: highest learning rate.
+        batch_size: images per step.
+        limit: training images used.
+        teacher: the network to distil from, if any.
+    """
+    keras.utils.set_random_seed(seed)
+    x, y = images.x_train[:limit], images.y_train[:limit]
+    steps = -(-len(x) // batch_size)
+    rng = np.random.default_rng(seed)
+    optimizer = keras.optimizers.SGD(
+        ridurre.LinearToZero(rate, steps * epochs), momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+
+    def batches() -> Iterator[Any]:
+        while True:
+            yield from augmented_batches(x, y, batch_size, rng)
+
+    options: dict[str, Any] = {"steps_per_epoch": steps, "verbose": 2}
+    if teacher is None:
+        model.fit(batches(), epochs=epochs, **options)
+    else:
+        ridurre.Distillation(teacher, batches(), **options)(model, 0, epochs)
 
 
 def main() -> None:

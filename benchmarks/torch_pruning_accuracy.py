@@ -62,27 +62,9 @@ def by_keras(options: Any, seed: int, images: rc.Images) -> dict[str, Any]:
     for epochs in options.epochs:
         tuned = keras.models.clone_model(smaller)
         tuned.set_weights(smaller.get_weights())
-        train(tuned, images, options, epochs, seed)
+        rc.fine_tune(tuned, images, epochs, seed, limit=options.train_limit)
         accuracy[epochs] = rc.correct(tuned, images.x_test, images.y_test)
     return {"accuracy": accuracy, "fewer": macs[0] / macs[1], "seconds": seconds}
-
-
-def train(model: keras.Model, images: rc.Images, options: Any, epochs: int, seed: int) -> None:
-    keras.utils.set_random_seed(seed)
-    x, y = images.x_train[: options.train_limit], images.y_train[: options.train_limit]
-    steps = -(-len(x) // 128)
-    optimizer = keras.optimizers.SGD(
-        ridurre.LinearToZero(0.02, steps * epochs), momentum=0.9, nesterov=True, weight_decay=5e-4
-    )
-    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    rng = np.random.default_rng(seed)
-
-    def batches() -> Any:
-        for _ in range(epochs):
-            yield from rc.augmented_batches(x, y, 128, rng)
-
-    model.fit(batches(), steps_per_epoch=steps, epochs=epochs, verbose=2)
 
 
 def main() -> None:

@@ -147,12 +147,21 @@ def _masked_solver(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """As `_solver`, but every column of x is zero where it is not free."""
 
+    at = [np.flatnonzero(own) for own in free.T]
+    known: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
+    small = sum(len(own) ** 2 for own in at) <= LARGEST  # then factors are held for later rounds
+
+    def solver(column: int) -> Callable[[np.ndarray], np.ndarray]:
+        return _solver(a[np.ix_(at[column], at[column])], ridge)
+
     def solve(b: np.ndarray) -> np.ndarray:
         x = np.zeros_like(b)
-        for column, own in enumerate(free.T):
-            at = np.flatnonzero(own)
-            if len(at):
-                x[at, column] = _solver(a[np.ix_(at, at)], ridge)(b[at, column])
+        for column, own in enumerate(at):
+            if len(own):
+                factor = known.get(column) or solver(column)
+                x[own, column] = factor(b[own, column])
+                if small:
+                    known[column] = factor
         return x
 
     return solve
