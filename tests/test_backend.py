@@ -608,3 +608,11 @@ def test_bytes_per_number(dtype, size):
 
 def test_operations_compute_in_the_default_precision():
     assert backend.bytes_per_number(operation(ops.relu)) == 4
+
+
+def test_changes_count_more_than_the_functions_of_a_layer():
+    layer = keras.layers.Dense(3, activation="softmax")
+    layer.build((None, 2))
+    new = backend.recreate(layer, {"activation": "linear"})
+    assert new.activation is keras.activations.linear
+    assert backend.recreate(layer, {"units": 2}).activation is keras.activations.softmax

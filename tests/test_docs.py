@@ -57,6 +57,9 @@ def test_listings_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
             ridurre.model_complexity(scope["smaller"]).macs
             < 0.5 * ridurre.model_complexity(scope["model"]).macs
         )
+    elif page.name == "weights.md":
+        assert ridurre.Masks.of(scope["sparse"]).sparsity >= 0.9
+        assert scope["smaller"].count_params() <= scope["model"].count_params()
     elif page.name == "loop.md":
         assert scope["pruning"].history[-1].accuracy is not None
     else:

@@ -206,7 +206,7 @@ def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Opera
             warnings.simplefilter("ignore")
             config = operation.get_config() | changes
         own = _own_functions(operation, config)
-        return type(operation).from_config(config | own)
+        return type(operation).from_config(config | own | changes)
     except Exception as error:
         if not isinstance(operation, keras.Layer):
             return _copy_operation(operation, changes)

@@ -146,7 +146,6 @@ def _masked_solver(
     a: np.ndarray, ridge: float, free: np.ndarray
 ) -> Callable[[np.ndarray], np.ndarray]:
     """As `_solver`, but every column of x is zero where it is not free."""
-
     at = [np.flatnonzero(own) for own in free.T]
     known: dict[int, Callable[[np.ndarray], np.ndarray]] = {}
     small = sum(len(own) ** 2 for own in at) <= LARGEST  # then factors are held for later rounds
