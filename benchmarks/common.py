@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import venv
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -138,6 +139,24 @@ class Worker:
         if "error" in result:
             raise WorkerError(result["error"])
         return result["value"]
+
+
+def other_python(env: Path, packages: Sequence[str], module: str) -> Path:
+    """The interpreter of an environment with these packages, which is made if it is not there.
+
+    Args:
+        env: its folder.
+        packages: what is installed.
+        module: can be imported in it when it is complete.
+    """
+    python = env / "bin" / "python"
+    probe = [str(python), "-c", f"import {module}"]
+    if python.exists() and not subprocess.run(probe, capture_output=True, check=False).returncode:
+        return python
+    say(f"making an environment with {', '.join(packages)} in {env}")
+    venv.create(env, with_pip=True, clear=True)
+    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    return python
 
 
 def serve(commands: Mapping[str, Callable[..., Any]]) -> None:

@@ -11,12 +11,12 @@ for the final figures alone.
 from __future__ import annotations
 
 import argparse
-import gzip
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import small_net
 from common import RESULTS, here_and_now, say, table, write
 
 import keras  # isort: skip - `common` quietens it
@@ -27,7 +27,6 @@ from matplotlib import pyplot as plt
 
 L = keras.layers
 POINTS = (2, 4, 8, 16)
-NAMES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 METHODS: dict[str, dict[str, Any]] = {
     "random": {"criterion": "random"},
     "L1": {"criterion": "l1"},
@@ -41,18 +40,10 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def load(folder: Path | None) -> tuple[np.ndarray, ...]:
     """Images ``(n, 28, 28, 1)`` from 0 to 1 and labels, for training and for the test."""
-    if folder is None:
-        (a, b), (c, d) = keras.datasets.fashion_mnist.load_data()
-    else:
-        a, b, c, d = (_read(folder / f"{name}-ubyte.gz") for name in NAMES)
+    if folder is not None:
+        return small_net.load(folder)
+    (a, b), (c, d) = keras.datasets.fashion_mnist.load_data()
     return a[..., None] / np.float32(255), b, c[..., None] / np.float32(255), d
-
-
-def _read(path: Path) -> np.ndarray:
-    data = gzip.decompress(path.read_bytes())
-    rank = data[3]
-    shape = np.frombuffer(data, ">i4", rank, 4)
-    return np.frombuffer(data, "uint8", offset=4 + 4 * rank).reshape(shape)
 
 
 def vgg(width: int = 24) -> keras.Model:

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
-import venv
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import HERE, Worker, here_and_now, ratio, say, table, write
+from common import HERE, Worker, here_and_now, other_python, ratio, say, table, write
 
 MODELS = ("ResNet50", "VGG16", "MobileNetV2", "DenseNet121", "EfficientNetB0")
 PACKAGES = ("torch==2.13.0", "torch-pruning==1.6.1", "numpy")
@@ -30,15 +28,8 @@ THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
 
 
 def python_of(env: Path) -> Path:
-    """The other environment's interpreter; the environment is made if it is not there."""
-    python = env / "bin" / "python"
-    probe = [str(python), "-c", "import torch_pruning"]
-    if python.exists() and not subprocess.run(probe, capture_output=True, check=False).returncode:
-        return python
-    say(f"making an environment with {', '.join(PACKAGES)} in {env}")
-    venv.create(env, with_pip=True, clear=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-    return python
+    """The interpreter of Torch-Pruning's environment."""
+    return other_python(env, PACKAGES, "torch_pruning")
 
 
 def start(tool: str, python: Path, model: str, threads: int) -> tuple[Worker, dict[str, Any]]:
