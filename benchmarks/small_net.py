@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,3 +71,20 @@ def sparsity(model: Any) -> float:
     """Fraction of zeros in the kernels."""
     kernels = [w for w in model.get_weights() if w.ndim > 1]
     return 1 - sum(np.count_nonzero(w) for w in kernels) / sum(w.size for w in kernels)
+
+
+def clock(keras: Any) -> Any:
+    """A callback that writes down the seconds of every epoch, in `seconds`."""
+
+    class Clock(keras.callbacks.Callback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seconds: list[float] = []
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.start = time.perf_counter()
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            self.seconds.append(time.perf_counter() - self.start)
+
+    return Clock()

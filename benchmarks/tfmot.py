@@ -15,7 +15,6 @@ import inspect
 import json
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from statistics import mean, median, pstdev
 from typing import Any
@@ -40,21 +39,7 @@ def prune_while_training(model: Any, data: small_net.Data, level: float, epochs:
     return model
 
 
-class Clock(keras.callbacks.Callback):
-    """Seconds of every epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.seconds.append(time.perf_counter() - self.start)
-
-
-CLOCK: list[Clock] = []
+CLOCK: list[Any] = []
 
 
 def by_ridurre(weights: Path, level: float, options: Any, seed: int) -> dict[str, Any]:
@@ -62,7 +47,7 @@ def by_ridurre(weights: Path, level: float, options: Any, seed: int) -> dict[str
     with np.load(weights) as file:
         model.set_weights([file[f"arr_{i}"] for i in range(len(file.files))])
     keras.utils.set_random_seed(seed)
-    CLOCK[:] = [Clock()]
+    CLOCK[:] = [small_net.clock(keras)]
     if level:
         model = prune_while_training(model, data, level, options.epochs)
     else:
@@ -155,7 +140,7 @@ def main() -> None:
         "ridurre next to tensorflow-model-optimization, on Fashion-MNIST",
         here_and_now(),
         " ".join(__doc__.split("\n\n")[2].split())
-        + f" {options.train_epochs} epochs before, {options.epochs} epochs of pruning; accuracy of "
+        + f" {options.train_epochs} epochs before, {options.epochs} of pruning; accuracy of "
         f"the last epoch, mean ± standard deviation over the seeds {options.seeds}; seconds are the "
         "median of all epochs but the first of each run. *no pruning*: the same training without "
         "masks, in Keras 3.",

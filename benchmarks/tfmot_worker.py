@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +34,7 @@ def prune_while_training(model: Any, data: small_net.Data, level: float, epochs:
 # … to here.
 
 
-class Clock(keras.callbacks.Callback):
-    """Seconds of every epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.start = time.perf_counter()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.seconds.append(time.perf_counter() - self.start)
-
-
-CLOCK: list[Clock] = []
+CLOCK: list[Any] = []
 
 
 def main() -> None:
@@ -59,7 +44,7 @@ def main() -> None:
     with np.load(settings["weights"]) as file:
         model.set_weights([file[f"arr_{i}"] for i in range(len(file.files))])
     keras.utils.set_random_seed(settings["seed"])
-    CLOCK.append(Clock())
+    CLOCK.append(small_net.clock(keras))
     pruned = prune_while_training(model, data, settings["level"], settings["epochs"])
     found = {
         "accuracy": small_net.accuracy(pruned, data),
