@@ -142,8 +142,8 @@ def main() -> None:
         " ".join(__doc__.split("\n\n")[2].split())
         + f" {options.train_epochs} epochs before, {options.epochs} of pruning; accuracy of "
         f"the last epoch, mean ± standard deviation over the seeds {options.seeds}; seconds are "
-        "the median of all epochs but the first of each run. *no pruning*: the same training without "
-        "masks, in Keras 3.",
+        "the median of all epochs but the first of each run. *no pruning*: the same training, "
+        "without masks, in Keras 3.",
         results,
     )
 
