@@ -250,7 +250,9 @@ def test_channels_of_smallest_activation() -> None:
     model = dense()
     x, _ = samples(model)
     outputs = x @ values(model, "d0") + values(model, "d0", "bias")
-    masks = ActivationNormChannelPruning(model, x, compression=1.5, norm=2).masks()
+    strategy = ActivationNormChannelPruning(model, x, compression=1.5, norm=2)
+    masks, means = strategy.masks(), strategy.channel_activations()[model.get_layer("d0")]
+    np.testing.assert_allclose(means, np.sqrt(np.square(outputs).mean(axis=0)), rtol=1e-4)
     keep = kept(masks, "d0", "bias")
     np.testing.assert_array_equal(keep, largest(np.square(outputs).mean(axis=0), keep.sum()))
     np.testing.assert_array_equal(kept(masks, "d0"), np.tile(keep, (3, 1)))
