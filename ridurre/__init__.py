@@ -1,6 +1,6 @@
 """ridurre: give it a Keras model, get a smaller one that computes the same without what it lost."""
 
-from ridurre import criteria, schedules, testing
+from ridurre import criteria, schedules, strategies, testing
 from ridurre.compacting import compact
 from ridurre.criteria import Criterion
 from ridurre.cut import prune_batchnorm, prune_conv, prune_related_conv
@@ -71,6 +71,7 @@ __all__ = [
     "register_rule",
     "retraining_rate",
     "schedules",
+    "strategies",
     "strip",
     "testing",
     "unregister_rule",

@@ -37,10 +37,10 @@ def lowest(scores: np.ndarray, count: int) -> np.ndarray:
 
 def goal(level: float, before: int, present: int) -> int:
     """How many of the present numbers go so that the level of the original ones is gone."""
-    return min(present, max(0, _nearest(level * before) - (before - present)))
+    return min(present, max(0, rounded(level * before) - (before - present)))
 
 
-def _nearest(number: float) -> int:
+def rounded(number: float) -> int:
     """The nearest whole number, from .5 upwards."""
     return math.floor(number + 0.5)
 
@@ -118,8 +118,8 @@ def _with_densities(
     before = np.array([sizes[w.path] for w in weights], float)
     low = np.zeros(len(before)) if least is None else np.array(least)
     wanted = (1 - level) * before.sum()
-    shares = _scaled(np.array(raw), before, low, np.array(most), wanted)
-    ends = [_nearest(x) for x in np.cumsum(shares * before)]
+    shares = scaled(np.array(raw), before, low, np.array(most), wanted)
+    ends = [rounded(x) for x in np.cumsum(shares * before)]
     counts = np.diff([0, *ends])
     return {
         w.path: ~lowest(scores[w.path], max(0, w.size - int(count)))
@@ -127,7 +127,7 @@ def _with_densities(
     }
 
 
-def _scaled(
+def scaled(
     raw: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: float
 ) -> np.ndarray:
     """``clip(factor · raw, low, high)`` with the factor for which they keep what is wanted."""

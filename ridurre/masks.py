@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from ridurre.errors import PlanMismatchError
+from ridurre.tables import aligned
 from ridurre.weights import Weight, Which, weights_of
 
 
@@ -120,14 +121,7 @@ class Masks(Mapping[str, np.ndarray]):
             kept = int(np.count_nonzero(k))
             rows.append((path, str(k.shape), str(kept), str(k.size), f"{1 - kept / k.size:.1%}"))
         rows.append(("total", "", str(self.kept), str(self.size), f"{self.sparsity:.1%}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(w) if i < 2 else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        )
+        return aligned(rows)
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} weights, {self.kept} of {self.size} numbers kept)"

@@ -30,6 +30,7 @@ from ridurre.forward import Forward, Step, run_call
 from ridurre.graph.rules import Call, Work, rule_for
 from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.trace import Trace
+from ridurre.tables import aligned
 
 
 @dataclass(frozen=True)
@@ -88,17 +89,9 @@ class Complexity:
 
     def table(self) -> str:
         """One line per layer, and the totals."""
-        head = ["layer", "type", "parameters", "MACs", "filters", "activation bytes", "sparsity"]
-        rows = [[x.name, x.kind, *_numbers(x), f"{x.sparsity:.1%}"] for x in self.layers]
-        rows = [head, *rows, ["total", "", *_numbers(self), f"{self.sparsity:.1%}"]]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        )
+        head = ("layer", "type", "parameters", "MACs", "filters", "activation bytes", "sparsity")
+        rows = [(x.name, x.kind, *_numbers(x), f"{x.sparsity:.1%}") for x in self.layers]
+        return aligned([head, *rows, ("total", "", *_numbers(self), f"{self.sparsity:.1%}")])
 
     def __str__(self) -> str:
         units = ("parameters", "MACs", "filters", "bytes of activations")

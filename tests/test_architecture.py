@@ -26,7 +26,7 @@ LEVELS = (
     {"__main__"},
     {"cli"},
     {"sensitivity", "export", "plots", "testing"},
-    {"methods"},
+    {"methods", "strategies"},
     {"pruning", "training", "finetune"},
     {"recipes"},
     {"run", "strategy", "sparsity"},
@@ -41,7 +41,7 @@ LEVELS = (
     {"forward", "linear"},
     {"graph"},
     {"data"},
-    {"backend", "checks"},
+    {"backend", "checks", "tables"},
     {"errors"},
 )
 LEVEL = {name: row for row, names in enumerate(LEVELS) for name in names}
