@@ -65,12 +65,13 @@ def products(graph: ChannelGraph, loss: Loss, batches: Iterable[Batch]) -> Itera
 def mean_gradients(
     model: keras.Model, variables: list[keras.Variable], loss: Loss, batches: Iterable[Batch]
 ) -> list[np.ndarray]:
-    """Gradients of the loss in inference mode, averaged over batches, in the variables' shapes."""
+    """Gradients of the loss in inference mode, averaged over samples, in the variables' shapes."""
     function, count = gradient_function(model, variables, loss), 0
     total = [np.zeros(v.shape, "float32") for v in variables]
-    for count, batch in enumerate(batches, 1):  # noqa: B007
+    for batch in batches:
+        count += len(batch)
         for t, g in zip(total, _gradients(model, function, batch), strict=True):
-            t += g
+            t += g * len(batch)
     return [t / max(count, 1) for t in total]
 
 
@@ -149,7 +150,7 @@ class Taylor(_Gradient):
     def weight_scores(
         self, model: keras.Model, weights: list[Weight], setting: Setting
     ) -> WeightScores:
-        """``|w · ∂L/∂w|`` with the mean gradient of all batches."""
+        """``|w · ∂L/∂w|`` with the mean gradient of all samples."""
         loss, variables = loss_of(model, setting.loss), [w.variable for w in weights]
         found = mean_gradients(model, variables, loss, self._batches(setting))
         return {w.path: np.abs(w.value * g) for w, g in zip(weights, found, strict=True)}
