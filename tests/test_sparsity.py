@@ -455,6 +455,36 @@ def test_stages_are_of_the_original() -> None:
     assert kernel(model, "d0").shape == (10, 10)
 
 
+def test_the_calls_that_users_write() -> None:
+    model = net()
+
+    def finetune(candidate: keras.Model) -> bool:
+        return candidate is not model
+
+    small = ridurre.prune(ridurre.LevelPrune(0.7), model)
+    assert gone(small) == {"first": 95, "second": 98, "head": 10}
+    small = ridurre.prune(ridurre.ThresholdPrune(0.5), model)
+    for w in weights_of(small):
+        before = to_numpy(model.get_layer(w.layer).kernel)
+        np.testing.assert_array_equal(w.value, np.where(np.abs(before) < 0.5, 0, before))
+    small = ridurre.prune(
+        [ridurre.LevelPrune(0.4), ridurre.LevelPrune(0.6), ridurre.LevelPrune(0.7)], model
+    )
+    assert gone(small) == {"first": 54, "second": 84, "head": 10}
+    small = ridurre.prune(
+        [ridurre.ChannelPrune(0.3), ridurre.ChannelPrune(0.4), ridurre.LevelPrune(0.8)], model
+    )
+    assert {w.layer: w.shape[-1] for w in weights_of(small)} == {"first": 4, "second": 5, "head": 2}
+    assert np.count_nonzero(kernel(small, "head")) == 3
+    stages = [
+        [ridurre.ChannelPrune(0.1), ridurre.ChannelPrune(0.1), ridurre.LevelPrune(0.4)],
+        [ridurre.ChannelPrune(0.2), ridurre.ChannelPrune(0.3), ridurre.LevelPrune(0.7)],
+    ]
+    small = ridurre.iterative_prune(finetune, stages, model, max_tries=5)
+    assert {w.layer: w.shape[-1] for w in weights_of(small)} == {"first": 4, "second": 5, "head": 2}
+    assert np.count_nonzero(kernel(small, "head")) == 4
+
+
 def test_targets_of_stages_are_of_the_original() -> None:
     model = residual()
     stages = [ChannelPrune(target=ridurre.Params(0.8)), ChannelPrune(target=ridurre.Params(0.6))]
