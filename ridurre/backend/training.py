@@ -35,6 +35,37 @@ def _fresh_metric(metric: Any) -> Any:
     return metric
 
 
+def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
+    """The optimizers that change a model's weights; none if it is not compiled."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return []
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    return list(getattr(optimizer, "optimizers", [optimizer]))
+
+
+def moving_averages(optimizer: keras.optimizers.Optimizer) -> dict[int, keras.Variable]:
+    """By the id of a weight its moving average, where an optimizer keeps any (``use_ema``)."""
+    averages = getattr(optimizer, "_model_variables_moving_average", [])
+    pairs = zip(optimizer._trainable_variables, averages, strict=False)  # none before it is built
+    return {id(v): average for v, average in pairs if average is not None}
+
+
+def rate_schedule(optimizer: keras.optimizers.Optimizer) -> Any:
+    """What an optimizer has as its learning rate: a variable, a schedule or a function."""
+    return optimizer._learning_rate
+
+
+def attach_state(model: keras.Model) -> None:
+    """Within ``fit``: make a model's variables hold what training has made of them.
+
+    On JAX they are empty while an epoch runs, and Keras' trainer has the values. After this call it
+    takes them from the variables again, changed or not, before the next step.
+    """
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
 #: Adafactor keeps averages over an axis of the weight: over the last, and over the one before.
 _REDUCED = {"_r": -1, "_c": -2}
 
