@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from ridurre.backend.training import moving_averages, optimizers_of
+from ridurre.backend.training import moving_averages, optimizer_of
 from ridurre.surgery import duplicate
 from ridurre.weights import Weight, Which, weights_of
 
@@ -87,13 +87,12 @@ class ZerosKept:
         return result
 
     def _guard(self) -> None:
-        known = [step.owner for step in self._guarded]
-        for optimizer in optimizers_of(self._model):
-            if not any(optimizer is one for one in known):
-                apply = functools.partial(self._apply_guarded, optimizer)
-                self._guarded.append(Override(optimizer, "apply", apply))
-        if len(self._guarded) > len(known):
-            retrace(self._model)
+        optimizer = optimizer_of(self._model)
+        if optimizer is None or any(optimizer is step.owner for step in self._guarded):
+            return
+        apply = functools.partial(self._apply_guarded, optimizer)
+        self._guarded.append(Override(optimizer, "apply", apply))
+        retrace(self._model)
 
     def _apply_guarded(
         self, optimizer: Any, apply: Callable[..., Any], *args: Any, **kwargs: Any

@@ -35,20 +35,26 @@ def _fresh_metric(metric: Any) -> Any:
     return metric
 
 
-def optimizers_of(model: keras.Model) -> list[keras.optimizers.Optimizer]:
-    """The optimizers that change a model's weights; none if it is not compiled."""
+def optimizer_of(model: keras.Model) -> keras.optimizers.Optimizer | None:
+    """The optimizer whose ``apply`` changes a model's weights; None if it is not compiled."""
     optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        return []
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
+    # On JAX a LossScaleOptimizer calls only that of the one inside.
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def parts_of(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """The optimizers that a MultiOptimizer has shared weights out to by now; or the only one."""
     return list(getattr(optimizer, "optimizers", [optimizer]))
 
 
 def moving_averages(optimizer: keras.optimizers.Optimizer) -> dict[int, keras.Variable]:
     """By the id of a weight its moving average, where an optimizer keeps any (``use_ema``)."""
-    averages = getattr(optimizer, "_model_variables_moving_average", [])
-    pairs = zip(optimizer._trainable_variables, averages, strict=False)  # none before it is built
-    return {id(v): average for v, average in pairs if average is not None}
+    averages: dict[int, keras.Variable] = {}
+    for part in parts_of(optimizer):
+        found = getattr(part, "_model_variables_moving_average", [])
+        pairs = zip(part._trainable_variables, found, strict=False)  # none without use_ema
+        averages |= {id(v): average for v, average in pairs if average is not None}
+    return averages
 
 
 def rate_schedule(optimizer: keras.optimizers.Optimizer) -> Any:

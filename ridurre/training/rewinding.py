@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import to_numpy
-from ridurre.backend.training import optimizers_of, rate_schedule
+from ridurre.backend.training import optimizer_of, parts_of, rate_schedule
 from ridurre.checks import check_choice, check_count, check_finite, check_fraction
 from ridurre.errors import RequestError
 from ridurre.graph.select import Selector
@@ -164,7 +164,7 @@ class RewindPruning(MaskedTraining):
         self.amount, self._pruned = self._more(), True
         self._prune_now()
         self._start, self.epoch = epoch, 0
-        optimizers = optimizers_of(self.model)
+        optimizers = parts_of(optimizer_of(self.model))
         self._start_step = int(to_numpy(optimizers[0].iterations))
         for optimizer in optimizers:
             if isinstance(rate_schedule(optimizer), keras.Variable):
@@ -180,7 +180,7 @@ class RewindPruning(MaskedTraining):
         """Schedules count from the last rewinding on."""
         for old in self._replays:
             old.take_back()
-        schedules = [o for o in optimizers_of(self.model) if not _is_number(o)]
+        schedules = [o for o in parts_of(optimizer_of(self.model)) if not _is_number(o)]
         self._replays = [Replay(self.model, o, self._start_step) for o in schedules]
         if schedules:
             retrace(self.model)
