@@ -331,40 +331,37 @@ def test_by_steps(optimizer):
     assert watch.seen == [[0, 0], a, a, b, b, c, c, c, c]
 
 
-def test_by_steps_with_data_of_unknown_length():
-    model = network()
-    model.compile(optimizers.Adam(0.05), "mse")
-    x, y = data(model)
-
-    def batches():
-        for start in range(0, SAMPLES, 8):
-            yield x[start : start + 8], y[start : start + 8]
-
-    class Endless(keras.utils.PyDataset):
-        num_batches = None
-
-        def __getitem__(self, index):
-            part = slice(8 * (index % 3), 8 * (index % 3) + 8)
-            return x[part], y[part]
-
-    watch = Watch(counts)
-    callback = ridurre.PruneDuringTraining(
+def by_three_steps():
+    """Half of it before the first step, all of it before the fourth."""
+    return ridurre.PruneDuringTraining(
         ridurre.LevelPrune(0.8), begin=0, end=3, every=3, unit="step"
     )
-    model.fit(
-        Endless(),
-        steps_per_epoch=3,
-        epochs=2,
-        verbose=0,
-        shuffle=False,
-        callbacks=[callback, watch],
-    )
-    assert watch.seen == [[6, 14], [12, 28]]
-    watch = Watch(counts)
-    model = network()
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # that is its length
+def test_by_steps_with_data_of_unknown_length():
+    model, watch = network(), Watch(counts, steps=True)
     model.compile(optimizers.Adam(0.05), "mse")
-    model.fit(batches(), verbose=0, shuffle=False, callbacks=[callback, watch])
-    assert watch.seen == [[6, 14]]
+    x, y = data(model)
+    batches = ((x[i : i + 6], y[i : i + 6]) for i in range(0, SAMPLES, 6))
+    model.fit(batches, verbose=0, shuffle=False, callbacks=[by_three_steps(), watch])
+    assert watch.seen == [*[[6, 14]] * 3, [12, 28]]
+
+
+def test_steps_are_counted_over_epochs_of_unknown_length():
+    model, callback = still(network()), by_three_steps()
+    callback.set_model(model)
+    callback.set_params({"steps": None})
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    for batch in range(3):
+        callback.on_train_batch_begin(batch)
+        assert counts(model) == [6, 14]
+    callback.on_epoch_begin(1)
+    assert counts(model) == [6, 14]
+    callback.on_train_batch_begin(0)
+    assert counts(model) == [12, 28]
+    callback.on_train_end()
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras refuses steps_per_execution there")
