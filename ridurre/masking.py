@@ -126,7 +126,7 @@ def _masked(keep: Any, own: Constraint | None) -> Constraint:
 
     def constraint(value: Any) -> Any:
         value = keras.ops.convert_to_tensor(value if own is None else own(value))
-        return keras.ops.where(keep, value, keras.ops.zeros_like(value))
+        return keras.ops.where(keep, value, 0)  # half the time of an array of zeros
 
     return constraint
 
