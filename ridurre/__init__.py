@@ -21,7 +21,17 @@ from ridurre.sparsity import LevelPrune, ThresholdPrune
 from ridurre.strategy import ChannelPrune
 from ridurre.surgery import apply
 from ridurre.targets import ActivationMemory, FileSize, Filters, Latency, MACs, Params, Target
-from ridurre.training import BatchNormSparsity, GroupSparsity
+from ridurre.training import (
+    BatchNormSparsity,
+    GroupSparsity,
+    KeepZeros,
+    MagnitudePercentage,
+    MagnitudeThreshold,
+    PruneDuringTraining,
+    RewindPruning,
+    lottery_ticket,
+    pruning_callback,
+)
 from ridurre.verification import verify
 
 __version__ = "0.1.0"
@@ -43,14 +53,19 @@ __all__ = [
     "Group",
     "GroupSparsity",
     "KMeansFilterPruning",
+    "KeepZeros",
     "Latency",
     "LevelPrune",
     "LinearToZero",
     "MACs",
+    "MagnitudePercentage",
+    "MagnitudeThreshold",
     "Masks",
     "Params",
+    "PruneDuringTraining",
     "PruningPlan",
     "RandomFilterPruning",
+    "RewindPruning",
     "RidurreError",
     "RidurreWarning",
     "Rule",
@@ -61,12 +76,14 @@ __all__ = [
     "criteria",
     "iterative_prune",
     "keep_zeros",
+    "lottery_ticket",
     "measure_latency",
     "model_complexity",
     "prune",
     "prune_batchnorm",
     "prune_conv",
     "prune_related_conv",
+    "pruning_callback",
     "recover",
     "register_rule",
     "retraining_rate",

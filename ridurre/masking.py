@@ -3,15 +3,52 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 
+from ridurre.backend.training import moving_averages, optimizer_of
 from ridurre.surgery import duplicate
-from ridurre.weights import Which, weights_of
+from ridurre.weights import Weight, Which, weights_of
 
 Constraint = Callable[[Any], Any]
+
+
+class Override:
+    """An object's own version of one of its methods, until it is taken back.
+
+    Several may lie on top of each other and be taken back in any order.
+
+    Args:
+        owner: the object.
+        name: of the method.
+        replacement: is called with the method before, and with what the method is called with.
+    """
+
+    def __init__(self, owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+        self.owner, self._name, self._active = owner, name, True
+        self._own = vars(owner).get(name)
+        before = getattr(owner, name)
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            if not self._active:
+                return before(*args, **kwargs)
+            return replacement(before, *args, **kwargs)
+
+        self._method = method
+        setattr(owner, name, method)
+
+    def take_back(self) -> None:
+        """From now on the method is what it was; what lies on top stays."""
+        self._active = False
+        if vars(self.owner).get(self._name) is not self._method:
+            return
+        if self._own is None:
+            delattr(self.owner, self._name)
+        else:
+            setattr(self.owner, self._name, self._own)
 
 
 class ZerosKept:
@@ -19,8 +56,9 @@ class ZerosKept:
 
     The mask is read off the weights within the step, before they are updated, so that it needs no
     room, survives saving and loading, and may change at any time without compiling anew. It holds
-    with momentum and weight decay, gradient accumulation, in mixed precision, for an optimizer that
-    is compiled later, and for your own loops that call ``model.optimizer.apply``.
+    with momentum and weight decay, gradient accumulation, in mixed precision, for moving averages
+    of weights (``use_ema``), for an optimizer that is compiled later, and for your own loops that
+    call ``model.optimizer.apply``.
 
     Args:
         model: the model.
@@ -30,54 +68,57 @@ class ZerosKept:
     def __init__(self, model: keras.Model, variables: Iterable[keras.Variable]) -> None:
         self._model = model
         self._variables = {id(v): v for v in variables}
-        self._guarded: list[keras.optimizers.Optimizer] = []
-        self._compile = model.compile
-        model.compile = self._compile_guarded
+        self._guarded: list[Override] = []
+        self._compile = Override(model, "compile", self._compile_guarded)
         self._guard()
 
     def remove(self) -> None:
         """Let training change everything again."""
-        for optimizer in self._guarded:
-            vars(optimizer).pop("apply", None)
+        for step in self._guarded:
+            step.take_back()
         if self._guarded:
-            _retrace(self._model)
+            retrace(self._model)
         self._guarded = []
-        if vars(self._model).get("compile") == self._compile_guarded:
-            del self._model.compile
+        self._compile.take_back()
 
-    def _compile_guarded(self, *args: Any, **kwargs: Any) -> Any:
-        result = self._compile(*args, **kwargs)
+    def _compile_guarded(self, compile_: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = compile_(*args, **kwargs)
         self._guard()
         return result
 
     def _guard(self) -> None:
-        optimizer = getattr(self._model, "optimizer", None)
-        if optimizer is None:
+        optimizer = optimizer_of(self._model)
+        if optimizer is None or any(optimizer is step.owner for step in self._guarded):
             return
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        if any(optimizer is known for known in self._guarded):
-            return
-        apply = optimizer.apply
+        apply = functools.partial(self._apply_guarded, optimizer)
+        self._guarded.append(Override(optimizer, "apply", apply))
+        retrace(self._model)
 
-        def guarded(grads: Any, trainable_variables: Any = None) -> Any:
-            with self._constrained():
-                return apply(grads, trainable_variables)
+    def _apply_guarded(
+        self, optimizer: Any, apply: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        keep = [(v, keras.ops.not_equal(v, 0)) for v in self._variables.values() if v.trainable]
+        with _constrained(keep):
+            result = apply(*args, **kwargs)
+        averages = moving_averages(optimizer)  # these were taken before the constraints
+        for variable, mask in keep:
+            if id(variable) in averages:
+                average = averages[id(variable)]
+                average.assign(_masked(mask, None)(average))
+        return result
 
-        optimizer.apply = guarded
-        self._guarded.append(optimizer)
-        _retrace(self._model)
 
-    @contextlib.contextmanager
-    def _constrained(self) -> Iterator[None]:
-        """While inside, the variables' zeros are constraints, which optimizers end a step with."""
-        before = [(v, v.constraint) for v in self._variables.values() if v.trainable]
+@contextlib.contextmanager
+def _constrained(keep: list[tuple[keras.Variable, Any]]) -> Iterator[None]:
+    """While inside, masks are constraints of their variables: optimizers end a step with those."""
+    before = [(variable, variable.constraint) for variable, _ in keep]
+    for variable, mask in keep:
+        variable.constraint = _masked(mask, variable.constraint)
+    try:
+        yield
+    finally:
         for variable, own in before:
-            variable.constraint = _masked(keras.ops.not_equal(variable, 0), own)
-        try:
-            yield
-        finally:
-            for variable, own in before:
-                variable.constraint = own
+            variable.constraint = own
 
 
 def _masked(keep: Any, own: Constraint | None) -> Constraint:
@@ -85,7 +126,7 @@ def _masked(keep: Any, own: Constraint | None) -> Constraint:
 
     def constraint(value: Any) -> Any:
         value = keras.ops.convert_to_tensor(value if own is None else own(value))
-        return keras.ops.where(keep, value, keras.ops.zeros_like(value))
+        return keras.ops.where(keep, value, 0)  # half the time of an array of zeros
 
     return constraint
 
@@ -108,12 +149,16 @@ def keep_zeros(model: keras.Model, weights: Which = "kernels") -> Iterator[keras
         model: the pruned model.
         weights: which zeros count: those of "kernels", "all", or a predicate of a variable.
     """
-    chosen = [w.variable for w in weights_of(model, None, weights) if (w.value == 0).any()]
-    kept = ZerosKept(model, chosen)
+    kept = ZerosKept(model, zero_somewhere(weights_of(model, None, weights)))
     try:
         yield model
     finally:
         kept.remove()
+
+
+def zero_somewhere(weights: Iterable[Weight]) -> list[keras.Variable]:
+    """The variables of those weights that have zeros."""
+    return [w.variable for w in weights if (w.value == 0).any()]
 
 
 def strip(model: keras.Model) -> keras.Model:
@@ -125,7 +170,7 @@ def strip(model: keras.Model) -> keras.Model:
     return duplicate(model, keep_compiled=True)
 
 
-def _retrace(model: keras.Model) -> None:
-    """Forget what was compiled of training."""
+def retrace(model: keras.Model) -> None:
+    """Forget what was compiled of training; it is compiled anew at the next step."""
     if model.compiled:
         model.make_train_function(force=True)

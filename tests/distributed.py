@@ -75,8 +75,35 @@ def check(model, is_distributed):
 
     result.fit(x, y, epochs=1, verbose=0, callbacks=[ridurre.BatchNormSparsity(1e-3)])
     assert all(map(is_distributed, result.trainable_variables))
+    for use_ema in (False, True):
+        check_masks(model, is_distributed, use_ema)
     assert snapshot(model) == before
     return check_losses(model, x, y)
+
+
+def check_masks(model, is_distributed, use_ema):
+    """What is pruned before or during training stays zero on every device."""
+    for start, callback in [
+        (0.6, ridurre.KeepZeros()),
+        (0.3, ridurre.PruneDuringTraining(ridurre.LevelPrune(0.6), begin=1)),
+    ]:
+        sparse = ridurre.prune(ridurre.LevelPrune(start), model)
+        values = [to_numpy(v) for v in sparse.trainable_variables]
+        with ridurre.surgery.distribution_of(sparse):
+            sparse.compile(keras.optimizers.AdamW(0.05, use_ema=use_ema), LOSS)
+        sparse.fit(*data(), batch_size=8, epochs=2, verbose=0, callbacks=[callback])
+        assert all(map(is_distributed, sparse.trainable_variables))
+        for variable, value in zip(sparse.trainable_variables, values, strict=True):
+            assert not np.array_equal(value, to_numpy(variable))
+            if len(variable.shape) > 1:
+                count = int(0.6 * value.size + 0.5)
+                assert [int((v == 0).sum()) for v in replicas(variable)] == [count] * 2
+
+
+def replicas(variable):
+    """A variable's value on both devices, or twice where it is one."""
+    values = getattr(variable.value, "values", None)
+    return [np.asarray(v) for v in values] if values else [to_numpy(variable)] * 2
 
 
 def check_losses(model, x, y):

@@ -35,6 +35,43 @@ def _fresh_metric(metric: Any) -> Any:
     return metric
 
 
+def optimizer_of(model: keras.Model) -> keras.optimizers.Optimizer | None:
+    """The optimizer whose ``apply`` changes a model's weights; None if it is not compiled."""
+    optimizer = getattr(model, "optimizer", None)
+    # On JAX a LossScaleOptimizer calls only that of the one inside.
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def parts_of(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Optimizer]:
+    """The optimizers that a MultiOptimizer has shared weights out to by now; or the only one."""
+    return list(getattr(optimizer, "optimizers", [optimizer]))
+
+
+def moving_averages(optimizer: keras.optimizers.Optimizer) -> dict[int, keras.Variable]:
+    """By the id of a weight its moving average, where an optimizer keeps any (``use_ema``)."""
+    averages: dict[int, keras.Variable] = {}
+    for part in parts_of(optimizer):
+        found = getattr(part, "_model_variables_moving_average", [])
+        pairs = zip(part._trainable_variables, found, strict=False)  # none without use_ema
+        averages |= {id(v): average for v, average in pairs if average is not None}
+    return averages
+
+
+def rate_schedule(optimizer: keras.optimizers.Optimizer) -> Any:
+    """What an optimizer has as its learning rate: a variable, a schedule or a function."""
+    return optimizer._learning_rate
+
+
+def attach_state(model: keras.Model) -> None:
+    """Within ``fit``: make a model's variables hold what training has made of them.
+
+    On JAX they are empty while an epoch runs, and Keras' trainer has the values. After this call it
+    takes them from the variables again, changed or not, before the next step.
+    """
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
 #: Adafactor keeps averages over an axis of the weight: over the last, and over the one before.
 _REDUCED = {"_r": -1, "_c": -2}
 
