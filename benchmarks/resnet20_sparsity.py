@@ -9,8 +9,8 @@ compression and theoretical speed-up (both original / remaining, of the whole ne
 operating points, mean and standard deviation over seeds, the unpruned network, and random pruning
 and global magnitude as baselines. Every seed chooses other calibration images; training is the same
 for all methods. Test images are read once per row, by the model of the last epoch. The classifier
-is pruned like every other layer. The page is written anew after every seed; with ``--resume`` what
-a run before has found (results/resnet20_sparsity.json) is not run again.
+is pruned like every other layer. The page is written anew after every method; with ``--resume``
+what a run before has found (results/resnet20_sparsity.json) is not run again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from common import RESULTS, here_and_now, say, table, write
 
 import keras  # isort: skip - `common` quietens it
 import ridurre
+from ridurre.criteria import BlockOBS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -44,8 +45,8 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
     "gradient (|w·g|), global": ({"criterion": "snip", "scope": "global"}, "labels"),
     "Wanda": ({"criterion": "wanda", "scope": "output"}, "samples"),
     "OBS with weight update": (
-        {"criterion": "obs", "scope": "global", "steps": 4, "schedule": "geometric",
-         "recover": {"how": "least_squares", "samples": 512, "max_rows": 16384}},
+        {"criterion": BlockOBS(rows=4096), "scope": "global", "steps": 4, "schedule": "geometric",
+         "recover": {"how": "least_squares", "max_rows": 8192, "rounds": 1}},
         "samples",
     ),
 }  # fmt: skip
@@ -173,7 +174,7 @@ def main() -> None:
                 new = one(method, level, missing, images, seed, options) if missing else {}
                 for n, values in new.items():
                     found.setdefault(names[n], {})[str(seed)] = values
-        page(found, options)
+            page(found, options)
 
 
 if __name__ == "__main__":
