@@ -98,13 +98,23 @@ class Masks(Mapping[str, np.ndarray]):
         return cls({path: _unpacked(**entry) for path, entry in data.items()})
 
     def __or__(self, other: Masks) -> Masks:
-        """What stays in either."""
-        return Masks({p: self[p] | other[p] if p in other else self[p] for p in self})
+        """What stays in either; where only one has a mask, everything."""
+        return Masks({p: self[p] | other[p] for p in self._shared(other)})
 
     def __and__(self, other: Masks) -> Masks:
         """What stays in both; where only one has a mask, that one's."""
-        both = {p: self[p] & other[p] for p in self if p in other}
-        return Masks({**self, **other, **both})
+        return Masks({**self, **other, **{p: self[p] & other[p] for p in self._shared(other)}})
+
+    def _shared(self, other: Masks) -> list[str]:
+        """Paths in both; raises `PlanMismatchError` where the shapes differ."""
+        paths = [p for p in self if p in other]
+        for path in paths:
+            if self[path].shape != other[path].shape:
+                raise PlanMismatchError(
+                    f"The masks are of different models: the weight {path!r} has the shape "
+                    f"{self[path].shape} in one and {other[path].shape} in the other."
+                )
+        return paths
 
     def __eq__(self, other: object) -> bool:
         return (

@@ -11,6 +11,7 @@ from ridurre.backend import all_layers, to_numpy
 from ridurre.data import random_inputs
 from ridurre.errors import PlanMismatchError, VerificationError
 from ridurre.graph.trace import named_layers, variable_paths
+from ridurre.masks import Masks
 from ridurre.plan import PruningPlan
 
 _TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}
@@ -19,7 +20,7 @@ _TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}
 def verify(
     original: keras.Model,
     pruned: keras.Model,
-    plan: PruningPlan,
+    plan: PruningPlan | Masks,
     *,
     inputs: Any = None,
     tolerance: float | None = None,
@@ -30,7 +31,7 @@ def verify(
     Args:
         original: the model that the plan was made for; its weights are not touched.
         pruned: the smaller model, before any further training.
-        plan: what was removed.
+        plan: what was removed: channels, or single weights by their masks.
         inputs: what to feed both models; random by default (2 samples; 64 along axes of unknown
             size; whole numbers 0 and 1 where the model takes integers).
         tolerance: largest allowed difference, relative to the largest value of each output; by
@@ -45,7 +46,7 @@ def verify(
             are not finite, or the plan is not exact (it changes statistics across channels).
         PlanMismatchError: the plan names weights that the original does not have.
     """
-    if not plan.exact:
+    if isinstance(plan, PruningPlan) and not plan.exact:
         raise VerificationError(
             f"This plan is not exact: {', '.join(plan.inexact)} compute statistics across the "
             "removed channels, so that zeroed channels and missing ones differ by design."
@@ -68,23 +69,14 @@ def verify(
     return worst
 
 
-def masked_outputs(model: keras.Model, plan: PruningPlan, inputs: Any) -> list[np.ndarray]:
-    """Outputs of the model with every removed slice of every weight set to zero."""
-    paths = variable_paths(named_layers(model))
-    unknown = plan.removed.keys() - set(paths.values())
-    if unknown:
-        raise PlanMismatchError(
-            f"The plan names weights that {model.name!r} does not have: {sorted(unknown)[:5]}."
-        )
+def masked_outputs(model: keras.Model, plan: PruningPlan | Masks, inputs: Any) -> list[np.ndarray]:
+    """Outputs of the model with everything that was removed set to zero."""
+    zeroed = _by_masks(model, plan) if isinstance(plan, Masks) else _by_plan(model, plan)
 
     def masked(variable: keras.Variable) -> Any:
-        axes = plan.removed.get(paths.get(id(variable), ""), {})
-        if not axes:
+        if id(variable) not in zeroed:
             return variable.value
-        value = to_numpy(variable).copy()
-        for axis, indices in axes.items():
-            np.moveaxis(value, axis, 0)[indices] = 0
-        return keras.ops.convert_to_tensor(value, dtype=variable.dtype)
+        return keras.ops.convert_to_tensor(zeroed[id(variable)], dtype=variable.dtype)
 
     outputs, _ = model.stateless_call(
         [masked(v) for v in model.trainable_variables],
@@ -93,6 +85,30 @@ def masked_outputs(model: keras.Model, plan: PruningPlan, inputs: Any) -> list[n
         training=False,
     )
     return [to_numpy(y) for y in keras.tree.flatten(outputs)]
+
+
+def _by_masks(model: keras.Model, masks: Masks) -> dict[int, np.ndarray]:
+    """By the id of a weight its value without what the masks leave out."""
+    pairs = masks.pairs(model)
+    return {id(w.variable): np.where(k, w.value, 0).astype(w.value.dtype) for w, k in pairs}
+
+
+def _by_plan(model: keras.Model, plan: PruningPlan) -> dict[int, np.ndarray]:
+    """By the id of a weight its value with every removed slice set to zero."""
+    layers = named_layers(model)
+    variables = {id(v): v for layer in layers.values() for v in layer.variables}
+    paths = variable_paths(layers)
+    unknown = plan.removed.keys() - set(paths.values())
+    if unknown:
+        raise PlanMismatchError(
+            f"The plan names weights that {model.name!r} does not have: {sorted(unknown)[:5]}."
+        )
+    found: dict[int, np.ndarray] = {}
+    for key, path in paths.items():
+        for axis, indices in plan.removed.get(path, {}).items():
+            found.setdefault(key, to_numpy(variables[key]).copy())
+            np.moveaxis(found[key], axis, 0)[indices] = 0
+    return found
 
 
 def _difference(expected: np.ndarray, received: np.ndarray) -> float:

@@ -625,7 +625,20 @@ def test_masks_are_values() -> None:
         next(iter(masks.values()))[:] = True
 
 
+def test_a_pruned_model_can_be_verified() -> None:
+    model = net()
+    masks = LevelPrune(0.5).masks(model)
+    pruned = ridurre.prune(LevelPrune(0.5), model)
+    assert ridurre.verify(model, pruned, masks) == 0
+    with pytest.raises(ridurre.RidurreError, match="differs from the original"):
+        ridurre.verify(model, pruned, LevelPrune(0.6).masks(model))
+
+
 def test_masks_of_another_model_are_refused() -> None:
+    one, other = (LevelPrune(0.5).masks(dense(np.ones((n, 5)))) for n in (3, 4))
+    for both in (lambda: one & other, lambda: one | other):
+        with pytest.raises(PlanMismatchError, match="has the shape"):
+            both()
     masks = LevelPrune(0.5).masks(dense(np.ones((3, 5))))
     with pytest.raises(PlanMismatchError, match="not of the model"):
         masks.assign(net())
