@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from ridurre.backend.training import moving_averages, optimizer_of
+from ridurre.backend.training import moving_averages, optimizer_of, zero_elsewhere
 from ridurre.surgery import duplicate
 from ridurre.weights import Weight, Which, weights_of
 
@@ -125,8 +125,7 @@ def _masked(keep: Any, own: Constraint | None) -> Constraint:
     """A constraint: the variable's own, and zero where it was zero."""
 
     def constraint(value: Any) -> Any:
-        value = keras.ops.convert_to_tensor(value if own is None else own(value))
-        return keras.ops.where(keep, value, 0)  # half the time of an array of zeros
+        return zero_elsewhere(value if own is None else own(value), keep)
 
     return constraint
 

@@ -47,6 +47,17 @@ def parts_of(optimizer: keras.optimizers.Optimizer) -> list[keras.optimizers.Opt
     return list(getattr(optimizer, "optimizers", [optimizer]))
 
 
+def zero_elsewhere(value: Any, keep: Any) -> Any:
+    """A tensor or variable with zeros where it is not kept; PyTorch's is changed in place."""
+    tensor = keras.ops.convert_to_tensor(value)
+    if keras.backend.backend() == "torch":
+        import torch  # noqa: PLC0415 - only the backend in use is loaded
+
+        with torch.no_grad():  # a new tensor and a copy of it would take more than twice the time
+            return tensor.mul_(keep)
+    return keras.ops.where(keep, tensor, 0)  # half the time of an array of zeros
+
+
 def moving_averages(optimizer: keras.optimizers.Optimizer) -> dict[int, keras.Variable]:
     """By the id of a weight its moving average, where an optimizer keeps any (``use_ema``)."""
     averages: dict[int, keras.Variable] = {}
