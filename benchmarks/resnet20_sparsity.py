@@ -42,7 +42,7 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
     "magnitude, layer": ({"scope": "local"}, ""),
     "magnitude, global": ({"scope": "global"}, ""),
     "LAMP": ({"criterion": "lamp", "scope": "global"}, ""),
-    "gradient (|w·g|), global": ({"criterion": "snip", "scope": "global"}, "labels"),
+    "gradient × weight, global": ({"criterion": "snip", "scope": "global"}, "labels"),
     "Wanda": ({"criterion": "wanda", "scope": "output"}, "samples"),
     "OBS with weight update": (
         {"criterion": BlockOBS(rows=4096), "scope": "global", "steps": 4, "schedule": "geometric",

@@ -37,6 +37,11 @@ class Weight:
     variable: keras.Variable
 
     @property
+    def name(self) -> str:
+        """Its name within the layer."""
+        return self.path.removeprefix(f"{self.layer}/")
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
         return shape_of(self.variable)
@@ -76,11 +81,15 @@ def layers_of(model: keras.Model) -> dict[str, keras.Layer]:
 
 
 def _unnested(model: keras.Model) -> dict[str, keras.Layer]:
-    """The layers of a subclassed model, which has no graph: those that lie in no other layer."""
+    """The layers of a subclassed model, which has no graph: those that lie in no other layer.
+
+    They go by class and number.
+    """
     layers = all_layers(model)
     inner = {id(x) for layer in layers for x in all_layers(layer)}
+    # Keras numbers layers without a name of their own anew in every copy; their order stays.
     found: dict[str, keras.Layer] = {}
-    for layer in layers:
+    for index, layer in enumerate(layers):
         if id(layer) in inner:
             continue
         if getattr(layer, "quantization_mode", None) is not None:
@@ -88,10 +97,7 @@ def _unnested(model: keras.Model) -> dict[str, keras.Layer]:
                 f"The layer {layer.name!r} is quantised ({layer.quantization_mode}). Prune the "
                 "float model first and quantise the result."
             )
-        name = layer.name
-        while name in found:
-            name += "'"
-        found[name] = layer
+        found[f"{type(layer).__name__}_{index}"] = layer
     return found
 
 

@@ -359,15 +359,17 @@ def test_subclassed_models_can_be_pruned() -> None:
     model.build((None, 3))
     small = ridurre.prune(LevelPrune(0.5), model)
     assert isinstance(small, Subclassed)
-    assert gone(small) == {"one": 8, "two": 5}
-    assert gone(model) == {"one": 0, "two": 0}
+    assert gone(small) == {"Dense_0": 8, "Dense_1": 5}
+    assert gone(model) == {"Dense_0": 0, "Dense_1": 0}
+    assert gone(ridurre.prune(LevelPrune(0.5, layers=model.one.name), model))["Dense_1"] == 0
+    assert LevelPrune(0.5).masks(model) == Masks.of(small)
 
 
 @keras.saving.register_keras_serializable(package="tests")
 class Subclassed(keras.Model):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.one, self.two = L.Dense(5, name="one"), L.Dense(2, name="two")
+        self.one, self.two = L.Dense(5), L.Dense(2)
 
     def build(self, shape: Any) -> None:
         self.one.build(shape)

@@ -17,7 +17,7 @@ from ridurre.graph.select import find_layer
 from ridurre.levels import rounded
 from ridurre.masks import Masks
 from ridurre.strategies.helpers import Nested
-from ridurre.strategies.layers import last_layers, short_names
+from ridurre.strategies.layers import last_layers
 from ridurre.surgery import duplicate
 from ridurre.tables import aligned
 from ridurre.weights import Weight, Which, layers_of, weights_of
@@ -131,7 +131,7 @@ class Pruning(abc.ABC):
         """The same of one layer; a layer without such weights has none.
 
         Parameters have the names of Keras' variables, "kernel" or "bias"; where a layer is made of
-        layers, "query/kernel".
+        layers, numbers tell them apart: "kernel", "kernel_1".
         """
         return {name: _read_only(w.value) for name, w in self._of(layer).items()}
 
@@ -153,10 +153,7 @@ class Pruning(abc.ABC):
             RequestError: see `masks`.
         """
         new = duplicate(self.model, keep_compiled=True)
-        old = weights_of(self.model, None, "all")
-        pairs = zip(old, weights_of(new, None, "all"), strict=True)
-        masks = self.masks()
-        Masks({b.path: masks[a.path] for a, b in pairs if a.path in masks}).assign(new)
+        self.masks().assign(new)
         return new
 
     def summary(self) -> str:
@@ -190,12 +187,10 @@ class Pruning(abc.ABC):
     @cached_property
     def _weights(self) -> dict[keras.Layer, dict[str, Weight]]:
         """Every layer with the weights that `weights` names, by their names within the layer."""
-        found: dict[keras.Layer, list[Weight]] = {}
+        found: dict[keras.Layer, dict[str, Weight]] = {}
         for w in weights_of(self.model, None, self.weights):
-            found.setdefault(w.owner, []).append(w)
-        return {
-            layer: dict(zip(short_names(own), own, strict=True)) for layer, own in found.items()
-        }
+            found.setdefault(w.owner, {})[w.name] = w
+        return found
 
     @cached_property
     def _named(self) -> dict[str, keras.Layer]:

@@ -9,7 +9,7 @@ from ridurre.backend import has_graph
 from ridurre.errors import RequestError
 from ridurre.graph.trace import Trace
 from ridurre.linear import CONVOLUTIONS, DEPTHWISE
-from ridurre.weights import Weight, weights_of
+from ridurre.weights import weights_of
 
 L = keras.layers
 TRANSPOSED = (L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose)
@@ -43,14 +43,6 @@ def last_layers(model: keras.Model) -> list[keras.Layer]:
         else:
             open_ends.update(map(id, call.inputs))
     return list(found.values())
-
-
-def short_names(weights: list[Weight]) -> list[str]:
-    """Names of a layer's weights: as much of the end of their paths as tells them apart."""
-    parts = [w.path.split("/") for w in weights]
-    depths = range(1, max(map(len, parts)) + 1)
-    found = (["/".join(p[-depth:]) for p in parts] for depth in depths)
-    return next(names for names in found if len(set(names)) == len(names))
 
 
 def channels_last(layer: keras.Layer, array: np.ndarray) -> np.ndarray:
