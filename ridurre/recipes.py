@@ -129,7 +129,7 @@ def _pruned(strategy: Recipe, model: keras.Model, original: keras.Model) -> kera
     for layers, one in pairs:
         if isinstance(one, WeightPrune):
             own = dataclasses.replace(one, layers=layers, data=one.settings.data)
-            pruned = own.run(pruned, original)[0]
+            pruned = own.by_name(model).run(pruned, original)[0]
     return pruned
 
 

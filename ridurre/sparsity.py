@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from ridurre.criteria import Criterion, scores_weights
 from ridurre.criteria.base import Spec, WeightScores
 from ridurre.data import Batches
 from ridurre.errors import RequestError
-from ridurre.graph.select import Selector
+from ridurre.graph.select import Selector, select_layers
 from ridurre.levels import SCOPES, Sizes, select, threshold
 from ridurre.masks import Masks
 from ridurre.patterns import parse, select_blocks
@@ -32,7 +33,7 @@ from ridurre.values import (
     check_recover,
     check_steps,
 )
-from ridurre.weights import Weight, Which, weights_of
+from ridurre.weights import Weight, Which, layers_of, weights_of
 
 logger = logging.getLogger("ridurre")
 _serializable = keras.saving.register_keras_serializable(package="ridurre")
@@ -116,9 +117,10 @@ class WeightPrune(Strategy, abc.ABC):
         Every step scores anew.
         """
         sizes, s = sizes_of(model if original is None else original), self.settings
+        own = self.by_name(model)
         pruned = duplicate(model, keep_compiled=True)
         for step in range(s.steps):
-            masks = self.masks_at(pruned, step, s.steps, sizes)
+            masks = own.masks_at(pruned, step, s.steps, sizes)
             masks.assign(pruned)
             logger.info("Step %d of %d: %r", step + 1, s.steps, masks)
             if s.recover is not None:
@@ -141,6 +143,14 @@ class WeightPrune(Strategy, abc.ABC):
             loss_of(model, self.loss)  # a missing loss is noticed before any work
         scores = criterion.score_weights(model, chosen, data, loss=self.loss, seed=seed)
         return self.select(chosen, scores, step, steps, sizes)
+
+    def by_name(self, model: keras.Model) -> WeightPrune:
+        """This strategy with layers by their full names: a copy of the model has other objects."""
+        if self.layers is None:
+            return self
+        names = select_layers(model, layers_of(model), self.layers)
+        layers = [re.compile(f"^{re.escape(name)}$") for name in names]
+        return dataclasses.replace(self, layers=layers, data=self.settings.data)
 
     @abc.abstractmethod
     def select(

@@ -342,6 +342,8 @@ def test_layers_can_be_chosen() -> None:
     model = net()
     lost = gone(ridurre.prune(LevelPrune(0.5, layers=["first", "he.d"]), model))
     assert lost == {"first": 68, "second": 0, "head": 7}
+    by_layer = LevelPrune(0.5, layers=[model.get_layer("first"), model.layers[-1]])
+    assert gone(ridurre.prune(by_layer, model)) == lost
     by_predicate = LevelPrune(0.5, weights=lambda v: len(v.shape) == 2)
     assert set(by_predicate.masks(model)) == {w.path for w in weights_of(model, "head")}
 
@@ -420,6 +422,9 @@ def test_a_list_is_one_strategy_per_layer() -> None:
 def test_a_dictionary_names_layers() -> None:
     small = ridurre.prune({"first": LevelPrune(0.4), "he.d": ThresholdPrune(0.0)}, net())
     assert gone(small) == {"first": 54, "second": 0, "head": 0}
+    model = net()
+    small = ridurre.prune({model.get_layer("head"): LevelPrune(0.5)}, model)
+    assert gone(small) == {"first": 0, "second": 0, "head": 7}
 
 
 def test_channels_and_levels_mix() -> None:
