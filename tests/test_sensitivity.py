@@ -27,7 +27,7 @@ from ridurre.testing import randomise, snapshot
 
 pytestmark = pytest.mark.core
 
-AMOUNTS = (0.2, 0.4, 0.6, 0.8)
+AMOUNTS = (0.2, 0.5, 0.8)
 ERROR = functools.partial(
     keras.metrics.SparseCategoricalCrossentropy, name="error", from_logits=True
 )
@@ -131,7 +131,7 @@ def test_weights_are_as_with_levels_on_that_layer_alone(name: str, criterion: st
     keep = np.random.default_rng(0).random(kernel.shape) > 0.3
     kernel.assign(np.where(keep, keras.ops.convert_to_numpy(kernel), 0))
     before = snapshot(model)
-    found = sensitivity(model, data, grain="weights", criterion=criterion, amounts=AMOUNTS)
+    found = sensitivity(model, data, grain="weights", criterion=criterion, amounts=(0.2, 0.7))
     assert snapshot(model) == before
     assert found.complete
     assert found.criterion_name == (criterion or "l1")

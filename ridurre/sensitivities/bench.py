@@ -153,11 +153,14 @@ class Bench:
             yield
 
     @contextlib.contextmanager
-    def masked(self, path: str, keep: np.ndarray) -> Iterator[None]:
-        """The model with some numbers of one weight at zero."""
-        weight = next(w for w in weights_of(self.model, None, "all") if w.path == path)
+    def masked(self, index: int, keep: np.ndarray) -> Iterator[None]:
+        """The model with some numbers of one weight, by its place among all, at zero.
+
+        Copies of subclassed models may name their layers otherwise; their order is the same.
+        """
+        weight = weights_of(self.model, None, "all")[index]
         value = np.where(keep, weight.value, 0).astype(weight.value.dtype)
-        with _holding({path: (weight.variable, value)}):
+        with _holding({weight.path: (weight.variable, value)}):
             yield
 
     def sound(self, changed: frozenset[str]) -> bool:

@@ -77,14 +77,14 @@ class ChannelCut(Change):
 
 @dataclasses.dataclass(frozen=True)
 class WeightCut(Change):
-    """Single numbers of a weight that go: what stays of it."""
+    """Single numbers of a weight, by its place among all, that go: what stays of it."""
 
-    path: str
+    index: int
     keep: np.ndarray
 
     def measure(self, bench: Bench) -> tuple[float | None, int | None]:
         """With zeros in their place."""
-        with bench.masked(self.path, self.keep):
+        with bench.masked(self.index, self.keep):
             return bench.value(bench.model), None
 
 
@@ -169,8 +169,13 @@ def weight_probes(model: keras.Model, amounts: Sequence[float], asked: Asked) ->
     criterion = criteria.get(asked.criterion or "l1")
     raw = criterion.score_weights(model, weights, asked.data, loss=asked.loss, seed=asked.seed)
     scores = {w.path: zeros_first(raw[w.path], w) for w in weights}
+    places = {w.path: i for i, w in enumerate(weights_of(model, None, "all"))}
     sizes = sizes_of(model)
-    probes = [_weight_probe(w, scores, amount, sizes) for w in weights for amount in amounts]
+    probes = [
+        _weight_probe(w, places[w.path], scores, amount, sizes)
+        for w in weights
+        for amount in amounts
+    ]
     names = {w.path: Names((w.layer,), w.size) for w in weights}
     return Probes(names, _name(asked, criterion), probes)
 
@@ -200,12 +205,14 @@ def _channel_probe(graph: DependencyGraph, name: str, amount: float, request: Re
     return Probe(name, amount, sum(len(units) for units in request.values()), make)
 
 
-def _weight_probe(weight: Weight, scores: WeightScores, amount: float, sizes: Any) -> Probe:
+def _weight_probe(
+    weight: Weight, place: int, scores: WeightScores, amount: float, sizes: Any
+) -> Probe:
     def keep() -> np.ndarray:
         return select([weight], scores, amount, "local", sizes)[weight.path]
 
     removed = weight.size - int(np.count_nonzero(keep()))
-    return Probe(weight.path, amount, removed, lambda: WeightCut(weight.path, keep()))
+    return Probe(weight.path, amount, removed, lambda: WeightCut(place, keep()))
 
 
 def _name(asked: Asked, criterion: Criterion) -> str:
