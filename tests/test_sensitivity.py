@@ -175,6 +175,39 @@ def test_a_network_by_a_strategy() -> None:
         assert p.removed == pytest.approx(p.amount * kernels, abs=1)
 
 
+class Subclassed(keras.Model):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.one, self.two = L.Dense(5), L.Dense(3)
+
+    def build(self, shape: Any) -> None:
+        self.one.build(shape)
+        self.two.build((None, 5))
+
+    def call(self, x: Any) -> Any:
+        return self.two(self.one(x))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+    def get_build_config(self) -> dict[str, Any]:
+        return {"input_shape": (None, 3)}
+
+
+def test_weights_of_a_model_without_a_graph(tmp_path: Any) -> None:
+    model = Subclassed()
+    model.build((None, 3))
+    before = model.get_weights()
+    options = {"grain": "weights", "amounts": (0.4,), "folder": tmp_path}
+    found = sensitivity(model, evaluate_fn=counting(), **options)
+    for p, kernel in zip(found.points, before[::2], strict=True):
+        gone = np.sort(np.abs(kernel).ravel())[: p.removed].sum()
+        assert p.value == pytest.approx(found.baseline - gone, rel=1e-5)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+    sensitivity(model, evaluate_fn=(again := counting()), **options)
+    assert len(again.calls) == 1
+
+
 def test_zeros_that_make_infinities_are_cut_in_earnest(monkeypatch: pytest.MonkeyPatch) -> None:
     model = prepared(divided)
     asked = []

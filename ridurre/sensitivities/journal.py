@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from ridurre.backend import has_graph
+from ridurre.checkpoints import fingerprint
 from ridurre.data import Batch
 from ridurre.errors import CheckpointError
 
@@ -132,6 +134,13 @@ class Journal:
 
 def _line(entry: Mapping[str, Any]) -> bytes:
     return (json.dumps(entry) + "\n").encode()
+
+
+def model_digest(model: keras.Model) -> str | None:
+    """A checksum of a model; of a subclassed one, of its weights only."""
+    if has_graph(model):
+        return fingerprint(model)
+    return data_digest(Batch(model.get_weights()))
 
 
 def data_digest(data: Batch | None) -> str | None:

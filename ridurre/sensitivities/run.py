@@ -12,7 +12,6 @@ from typing import Any
 
 import keras
 
-from ridurre.checkpoints import fingerprint
 from ridurre.criteria.base import Spec
 from ridurre.data import Batch, Batches
 from ridurre.errors import RequestError
@@ -25,7 +24,7 @@ from ridurre.sensitivities.arguments import (
     gathered,
 )
 from ridurre.sensitivities.bench import Bench, Evaluate, Gauge
-from ridurre.sensitivities.journal import Journal, Key, Result, data_digest
+from ridurre.sensitivities.journal import Journal, Key, Result, data_digest, model_digest
 from ridurre.sensitivities.probe import (
     Asked,
     Probe,
@@ -280,7 +279,7 @@ def _run(
     """What has to be the same for points on disk to count."""
     loss = asked.loss if isinstance(asked.loss, str | None) else _label(asked.loss)
     return {
-        "model": fingerprint(model),
+        "model": model_digest(model),
         "samples": None if batch is None else len(batch),
         "data": data_digest(batch),
         "grain": grain,
