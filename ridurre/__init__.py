@@ -16,6 +16,7 @@ from ridurre.plan import PruningPlan
 from ridurre.pruning import BasePruning
 from ridurre.recipes import iterative_prune, prune
 from ridurre.recovery import recover
+from ridurre.sensitivities import Sensitivity, sensitivity
 from ridurre.shrinking import Bins
 from ridurre.sparsity import LevelPrune, ThresholdPrune
 from ridurre.strategy import ChannelPrune
@@ -69,6 +70,7 @@ __all__ = [
     "RidurreError",
     "RidurreWarning",
     "Rule",
+    "Sensitivity",
     "Target",
     "ThresholdPrune",
     "apply",
@@ -88,6 +90,7 @@ __all__ = [
     "register_rule",
     "retraining_rate",
     "schedules",
+    "sensitivity",
     "strategies",
     "strip",
     "testing",

@@ -25,7 +25,7 @@ LEVELS = (
     {"ridurre"},  # the public names
     {"__main__"},
     {"cli"},
-    {"sensitivity", "export", "plots", "testing"},
+    {"sensitivities", "export", "plots", "testing"},
     {"methods", "strategies"},
     {"pruning", "training", "finetune"},
     {"recipes"},

@@ -61,6 +61,9 @@ def test_listings_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         size = ridurre.model_complexity(scope["sparse"])
         assert size.parameters / size.nonzero == pytest.approx(3, rel=0.05)
         assert scope["smaller"].count_params() <= scope["model"].count_params()
+    elif page.name == "sensitivity.md":
+        assert scope["found"].complete
+        assert scope["half"].count_params() < scope["model"].count_params()
     elif page.name == "loop.md":
         assert scope["pruning"].history[-1].accuracy is not None
     else:
