@@ -140,7 +140,7 @@ class Shrinking:
         self._origin = Origin(origin, settings.scope, settings.limits.streams)
         self._amounts = self._amounts_by_layer()
         self._trail = Trail(self.first)
-        self._before = [t.measure(origin.model) for t in settings.targets]
+        self._before = [_measured(t, origin.model) for t in settings.targets]
         self._rates: list[float] = []
         if settings.cost == "latency":
             self._rates = latency_rates(self.first, call_latencies(self.first.trace))
@@ -249,6 +249,17 @@ class Shrinking:
             return amount.amount(self._origin.size(group))
         amounts = [self._amounts[n] for n in group.producers if n in self._amounts]
         return min(amounts, default=0.0)
+
+
+def _measured(target: Target, model: keras.Model) -> float:
+    """The number that a target is about; there has to be something to come down from."""
+    number = target.measure(model)
+    if not number:
+        raise RequestError(
+            f"The model {model.name!r} has no {target.unit}, so that {target!r} says nothing. "
+            "Expected a target of something that it has."
+        )
+    return number
 
 
 def merged_requests(

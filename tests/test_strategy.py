@@ -417,6 +417,11 @@ def test_strategies_that_make_no_sense(strategy: Any, message: str) -> None:
         ridurre.prune(strategy, chain(3))
 
 
+def test_a_target_of_what_is_not_there() -> None:
+    with pytest.raises(RequestError, match="has no filters"):
+        ridurre.prune(ChannelPrune(target=ridurre.Filters(0.7)), chain(3))
+
+
 def test_bins_that_make_no_sense() -> None:
     for bounds, amounts in (((1, 2), (0.1, 0.2)), ((2, 1), (0.1,)), ((1, 2), (3,))):
         with pytest.raises(RequestError, match="Received"):
