@@ -118,7 +118,7 @@ def page(found: Found, options: Any) -> None:
         "ResNet-20 on CIFAR-10, single weights set to zero",
         here_and_now(),
         f"Unpruned: {WHOLE} % of the 10000 test images; 270,896 parameters, 41 M MACs. Accuracy in "
-        "percent, mean ± standard deviation over the seeds. "
+        "percent, mean ± standard deviation over the seeds; rows of several runs stand together. "
         + " ".join(__doc__.split("\n\n")[2].split()),
         results,
         "![Accuracy against compression](resnet20_sparsity.png)",
@@ -128,7 +128,7 @@ def page(found: Found, options: Any) -> None:
 def draw(found: Found, every_epochs: list[int], path: Path) -> None:
     """Accuracy against compression, a panel for each number of epochs."""
     figure, panels = plt.subplots(
-        1, len(every_epochs), figsize=(6 * len(every_epochs), 4), layout="constrained",
+        1, len(every_epochs), figsize=(6 * len(every_epochs) + 2, 4), layout="constrained",
         squeeze=False,
     )  # fmt: skip
     for axes, epochs in zip(panels[0], every_epochs, strict=True):
@@ -147,7 +147,7 @@ def draw(found: Found, every_epochs: list[int], path: Path) -> None:
         axes.set_ylabel("test accuracy, %")
         axes.set_title(f"{epochs} epochs of fine-tuning")
         axes.grid(alpha=0.3)
-    panels[0][0].legend()
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside right upper")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -171,7 +171,8 @@ def page(found: FoundRows, options: Any) -> None:
         "without their labels for the last repair. Training: SGD, momentum 0.9, batches of "
         f"{options.batch_size}, learning rate from {options.rate} linearly to zero, distillation "
         "from the unpruned network; the last epoch counts. Mean ± standard deviation over the "
-        "seeds; seconds until the row's model was pruned and repaired, smaller points included.",
+        "seeds; rows of several runs with ``--resume`` stand together. Seconds until the row's "
+        "model was pruned and repaired, smaller points included.",
         results,
         "\n".join(f"- *{name}*: {text}" for name, text in METHODS.items()),
     )
