@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -206,7 +207,7 @@ def write(name: str, title: str, *parts: str) -> Path:
     """Write a page of results; the command that makes it again stands on top."""
     path = RESULTS / f"{name}.md"
     path.parent.mkdir(exist_ok=True)
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     page = [f"# {title}", f"```\n{command}\n```", *parts]
     path.write_text("\n\n".join(page) + "\n", encoding="utf-8")
     say(f"written to {path}")
