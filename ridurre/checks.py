@@ -114,3 +114,14 @@ def check_bounds(values: Any, factors: Any) -> tuple[list[Any], list[Any]]:
     if not numeric or not all(a < b for a, b in zip(bounds, bounds[1:], strict=False)):
         raise RequestError(f"Expected increasing channel numbers. Received: {bounds}.")
     return bounds, factors
+
+
+def as_numbers(value: Any) -> np.ndarray | None:
+    """An array of numbers to calculate with, none of them NaN; None if it is none."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub" or array.dtype.itemsize < 4:
+            array = array.astype("float64")
+    except (TypeError, ValueError):
+        return None
+    return None if np.isnan(array).any() else array

@@ -89,7 +89,7 @@ def erk(
     Evci et al., "Rigging the Lottery", ICML 2020.
     """
     raw = [sum(w.shape) / w.size for w in weights]
-    return _with_densities(weights, scores, level, sizes, raw, [1.0] * len(weights))
+    return _with_densities(weights, scores, level, sizes, raw, [0.0] * len(weights))
 
 
 def uniform_plus(
@@ -102,7 +102,7 @@ def uniform_plus(
     densities, least = [1.0] * len(weights), [0.0] * len(weights)
     if len(weights) > 1:
         least[0], least[-1] = 1.0, 0.2
-    return _with_densities(weights, scores, level, sizes, densities, [1.0] * len(weights), least)
+    return _with_densities(weights, scores, level, sizes, densities, least)
 
 
 def _with_densities(
@@ -111,14 +111,11 @@ def _with_densities(
     level: float,
     sizes: Sizes,
     raw: list[float],
-    most: list[float],
-    least: list[float] | None = None,
+    least: list[float],
 ) -> dict[str, np.ndarray]:
-    """Densities proportional to `raw` within bounds, so that the level is met as a whole."""
+    """Densities proportional to `raw`, from `least` to 1, that meet the level as a whole."""
     before = np.array([sizes[w.path] for w in weights], float)
-    low = np.zeros(len(before)) if least is None else np.array(least)
-    wanted = (1 - level) * before.sum()
-    shares = scaled(np.array(raw), before, low, np.array(most), wanted)
+    shares = scaled(np.array(raw), before, np.array(least), (1 - level) * before.sum())
     ends = [rounded(x) for x in np.cumsum(shares * before)]
     counts = np.diff([0, *ends])
     return {
@@ -127,22 +124,20 @@ def _with_densities(
     }
 
 
-def scaled(
-    raw: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray, wanted: float
-) -> np.ndarray:
-    """``clip(factor · raw, low, high)`` with the factor for which they keep what is wanted."""
+def scaled(raw: np.ndarray, sizes: np.ndarray, low: np.ndarray, wanted: float) -> np.ndarray:
+    """``clip(factor · raw, low, 1)`` with the factor for which they keep what is wanted."""
     if wanted < (low * sizes).sum() - 0.5:
         raise RequestError(
             f"A level that leaves {wanted:.0f} of {sizes.sum():.0f} weights cannot be had in this "
             f"scope, which keeps at least {(low * sizes).sum():.0f}. Lower the level, or choose "
             "another scope."
         )
-    a, b = 0.0, float((high / raw).max())
+    a, b = 0.0, float((1 / raw).max())
     for _ in range(200):
         middle = (a + b) / 2
-        kept = (np.clip(middle * raw, low, high) * sizes).sum()
+        kept = (np.clip(middle * raw, low, 1) * sizes).sum()
         a, b = (middle, b) if kept < wanted else (a, middle)
-    return np.clip(b * raw, low, high)
+    return np.clip(b * raw, low, 1)
 
 
 #: Every scope by name; a new one is a function and a row.

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import parameters_of
+from ridurre.checks import as_numbers
 from ridurre.data import Batches
 from ridurre.errors import RequestError, nearest
 from ridurre.graph import ChannelGraph, Group, Labels, Member
@@ -158,13 +159,8 @@ class Criterion(abc.ABC):
         return self._numbers(repr(group), scores, (group.size,)).astype("float64", copy=False)
 
     def _numbers(self, what: str, scores: Any, shape: tuple[int, ...]) -> np.ndarray:
-        try:
-            array = np.asarray(scores)
-            if array.dtype.kind not in "fiub" or array.dtype.itemsize < 4:
-                array = array.astype("float64")
-        except (TypeError, ValueError):
-            array = np.full(0, np.nan)
-        if array.shape != shape or np.isnan(array).any():
+        array = as_numbers(scores)
+        if array is None or array.shape != shape:
             expected = f"{shape[0]} numbers" if len(shape) == 1 else f"numbers of the shape {shape}"
             raise RequestError(
                 f"The criterion {type(self).__name__} gave {what} no usable scores. Expected "

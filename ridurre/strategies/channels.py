@@ -63,7 +63,7 @@ class ChannelMasking(LayerPruning, VisionPruning):
         channels = np.array([self._channels(layer) for layer in self.prunable], float)
         each = np.array([self._each(layer) for layer in self.prunable], float)
         ones, wanted = np.ones(len(each)), self.fraction * self._prunable_count
-        exact = channels * scaled(ones, channels * each, 1 / channels, ones, wanted)
+        exact = channels * scaled(ones, channels * each, 1 / channels, wanted)
         counts = np.floor(exact + 1e-6)
         missing = wanted - (counts * each).sum()
         for i in np.argsort(counts - exact, kind="stable"):  # who lost most by rounding comes first

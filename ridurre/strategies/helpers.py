@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ridurre.checks import check_finite, check_fraction
+from ridurre.checks import as_numbers, check_finite, check_fraction
 from ridurre.errors import RequestError
 from ridurre.levels import lowest, rounded
 
@@ -153,14 +153,8 @@ def checked(
     Raises:
         RequestError: not numbers, none at all, some NaN, or of another shape.
     """
-    try:
-        numbers = np.asarray(array)
-        if numbers.dtype.kind not in "fiub" or numbers.dtype.itemsize < 4:
-            numbers = numbers.astype("float64")
-    except (TypeError, ValueError):
-        numbers = np.full(1, np.nan)
-    wrong_shape = shape is not None and numbers.shape != shape
-    if wrong_shape or not numbers.size or np.isnan(numbers).any():
+    numbers = as_numbers(array)
+    if numbers is None or not numbers.size or shape not in (None, numbers.shape):
         of = "" if shape is None else f" of the shape {shape}"
         raise RequestError(
             f"The {what} cannot be ranked. Expected an array{of} of numbers without NaN. Received: "
