@@ -21,12 +21,12 @@ import keras
 
 from ridurre.backend import view_of
 from ridurre.errors import CheckpointError
+from ridurre.files import UNFINISHED, write_whole
 from ridurre.graph.trace import named_layers
 
 _FORMAT = 1
 _RECORD = "run.json"
 _MODELS = "step_*.keras"
-_UNFINISHED = "unfinished_"
 _CUSTOM = (
     "Classes of your own have to be registered, or given to run_pruning as "
     "custom_objects_inside_model."
@@ -171,7 +171,7 @@ class Checkpoints:
     def _clean(self) -> None:
         """Remove models of earlier steps, and what a killed process left unfinished."""
         named = self._model["file"] if self._model else None
-        for path in [*self.folder.glob(_MODELS), *self.folder.glob(f"{_UNFINISHED}*")]:
+        for path in [*self.folder.glob(_MODELS), *self.folder.glob(f"{UNFINISHED}*")]:
             if path.name != named:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -202,30 +202,13 @@ def _plain(value: Any) -> Any:
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file whole or not at all, and see to it that it is on the disk."""
-    unfinished = path.with_name(_UNFINISHED + path.name)
     try:
-        write(unfinished)
-        _sync(unfinished)
-        unfinished.replace(path)
-        _sync(path.parent)
+        write_whole(path, write)
     except Exception as error:  # a layer's own code may raise anything while it is saved
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
         raise CheckpointError(
             f"{str(path)!r} could not be written: {error}. The step before is still there: make "
             "room or mend the cause, and make the same call again to continue from it."
         ) from error
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot, and needs not
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _text_digest(content: Any) -> str:

@@ -24,8 +24,8 @@ from ridurre.checks import (
 )
 from ridurre.errors import RequestError
 from ridurre.graph.select import Selector
+from ridurre.history import Step, Stopwatch
 from ridurre.limits import Accuracy, Evaluate, Goals
-from ridurre.report import Step, Stopwatch
 from ridurre.run import Run, seed_layers
 from ridurre.surgery import distribution_of
 from ridurre.targets import Target, check_targets

@@ -13,9 +13,9 @@ import numpy as np
 
 from ridurre.ballot import Ballot
 from ridurre.checkpoints import Checkpoints
+from ridurre.history import Step, Stopwatch
 from ridurre.limits import Accuracy, Goals
 from ridurre.measure import model_complexity
-from ridurre.report import Step, Stopwatch
 
 logger = logging.getLogger("ridurre")
 

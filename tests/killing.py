@@ -21,7 +21,7 @@ import keras
 import numpy as np
 
 import ridurre
-from ridurre import checkpoints
+from ridurre import checkpoints, files
 
 L = keras.layers
 ROUNDS, BATCHES = 4, 5
@@ -63,8 +63,8 @@ def phase(name):
 
 def prune(folder, result):
     """One whole run. Saving takes longer than it would, so that it is hit too."""
-    sync, write = checkpoints._sync, checkpoints._write
-    checkpoints._sync = lambda path: (time.sleep(0.03), sync(path), time.sleep(0.03))
+    sync, write = files.sync, checkpoints._write
+    files.sync = lambda path: (time.sleep(0.03), sync(path), time.sleep(0.03))
     checkpoints._write = lambda *args: (phase("save"), write(*args), phase("cut"))
     phase("start")
     pruning = ridurre.RandomFilterPruning(0.2, compile_model, finetune, 2, ROUNDS, None, seed=7)

@@ -33,7 +33,7 @@ LEVELS = (
     {"shrinking", "ballot", "limits"},
     {"allocation", "compacting"},
     {"patterns", "values"},
-    {"report", "selection", "schedules", "targets", "levels", "masking", "voting", "checkpoints"},
+    {"history", "selection", "schedules", "targets", "levels", "masking", "voting", "checkpoints"},
     {"dependency", "recovery"},
     {"criteria", "surgery", "cut", "verification", "trail"},
     {"plan", "costs", "measure", "masks"},
@@ -41,7 +41,7 @@ LEVELS = (
     {"forward", "linear"},
     {"graph"},
     {"data"},
-    {"backend", "checks", "tables"},
+    {"backend", "checks", "tables", "files", "optional"},
     {"errors"},
 )
 LEVEL = {name: row for row, names in enumerate(LEVELS) for name in names}

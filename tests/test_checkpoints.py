@@ -14,7 +14,7 @@ import pytest
 from builders import L, chain, channels, columns, first, pictures, scripted, weakest
 
 import ridurre
-from ridurre import checkpoints
+import ridurre.files
 from ridurre.errors import CheckpointError, RequestError, RidurreError
 from ridurre.targets import Filters
 from ridurre.testing import randomise
@@ -101,7 +101,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_undisturbed(tmp_path, kills):
 
 #: Everything that a run does to a folder, and the calls around it.
 PLACES = (
-    (checkpoints, "_sync"),
+    (ridurre.files, "sync"),
     (Path, "replace"),
     (Path, "unlink"),
     (Path, "write_text"),
@@ -455,7 +455,7 @@ def full(*_, **__):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(keras.saving, "save_model"), (checkpoints, "_sync"), (Path, "replace")]
+    ("owner", "name"), [(keras.saving, "save_model"), (ridurre.files, "sync"), (Path, "replace")]
 )
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, owner, name):
     killed_after(1, dropped(), tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ridurre.errors import RequestError
+from ridurre.optional import load
 
 
 def curves(found: Any) -> Any:
@@ -52,12 +52,7 @@ def saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
 
 
 def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure  # optional; no window is opened
-    except ImportError as error:
-        raise RequestError(
-            "Pictures need matplotlib, which is not installed: pip install matplotlib."
-        ) from error
+    Figure = load("matplotlib.figure", "Pictures").Figure  # opens no window
     return Figure((width, height), layout="constrained")
 
 

@@ -6,13 +6,15 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ridurre.criteria import Criterion
 from ridurre.criteria.base import CRITERIA
 from ridurre.errors import RequestError
+from ridurre.files import write_text, write_whole
+from ridurre.optional import load
 from ridurre.sensitivities import pictures
 from ridurre.sensitivities.ranking import MeasuredCriterion, measured_scores
 from ridurre.sparsity import LevelPrune
@@ -197,7 +199,7 @@ class Sensitivity:
 
     def to_json(self, path: str | os.PathLike[str]) -> None:
         """Write the record as JSON; `from_json` reads it."""
-        _write(Path(path), lambda p: p.write_text(json.dumps(self.to_dict(), indent=1), "utf-8"))
+        write_text(path, json.dumps(self.to_dict(), indent=1))
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Sensitivity:
@@ -217,7 +219,7 @@ class Sensitivity:
                 table = csv.writer(file)
                 table.writerows([columns, *map(dataclasses.astuple, self.points)])
 
-        _write(Path(path), write)
+        write_whole(path, write)
 
     def to_frame(self) -> Any:
         """The points as a pandas data frame with the columns of `Point`.
@@ -225,13 +227,7 @@ class Sensitivity:
         Raises:
             RequestError: pandas is not installed.
         """
-        try:
-            import pandas as pd  # noqa: PLC0415 - optional
-        except ImportError as error:
-            raise RequestError(
-                "A data frame needs pandas, which is not installed: pip install pandas. to_csv and "
-                "to_dict do without."
-            ) from error
+        pd = load("pandas", "Data frames", "to_csv and to_dict do without.")
         return pd.DataFrame([dataclasses.asdict(p) for p in self.points])
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
@@ -282,13 +278,3 @@ def _cell(point: Point) -> str:
     if not point.measured:
         return "-"
     return "nan" if point.value is None else f"{point.value:.4f}"
-
-
-def _write(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all."""
-    unfinished = path.with_name(f"unfinished_{path.name}")
-    try:
-        write(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

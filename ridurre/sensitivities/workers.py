@@ -15,6 +15,7 @@ from typing import Any
 import keras
 
 from ridurre.errors import RequestError
+from ridurre.optional import load
 from ridurre.sensitivities.bench import Bench
 from ridurre.sensitivities.probe import Change, Probe
 
@@ -34,14 +35,7 @@ class Workers:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        try:
-            import joblib  # noqa: PLC0415 - optional
-        except ImportError as error:
-            raise RequestError(
-                "Several workers need joblib, which is not installed: pip install joblib. "
-                f"Received: workers={count}. workers=1 does without."
-            ) from error
-        self._joblib = joblib
+        self._joblib = load("joblib", "Several workers", "workers=1 does without.")
 
     def measure(
         self, todo: Sequence[Probe], bench: Bench, budget: Any
