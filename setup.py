@@ -34,6 +34,7 @@ setup(
     install_requires=read("requirements.txt").split(),
     extras_require={
         "example": ["matplotlib"],
+        "ray": ["ray"],
         "sensitivity": ["joblib", "matplotlib", "pandas"],
         "test": ["pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", *LINTERS],
     },

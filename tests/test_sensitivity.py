@@ -4,9 +4,11 @@ import csv
 import functools
 import importlib.util
 import json
+import os
 import sys
 import types
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -479,6 +481,48 @@ def test_workers_need_a_model_that_can_be_loaded() -> None:
     model = keras.Model(inputs, L.Dense(2)(L.GlobalAveragePooling2D()(x)))
     with pytest.raises(RequestError, match=r"cannot be loaded(.*\n)*.*workers=1"):
         sensitivity(model, evaluate_fn=counting(), layers="dense", grain="weights", workers=2)
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    """A local Ray of two workers."""
+    ray = pytest.importorskip("ray", reason="ray is optional")
+    with warnings.catch_warnings():  # of Ray's own, about what it will do in the future
+        warnings.simplefilter("ignore")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        yield
+        ray.shutdown()
+
+
+def test_a_cluster_gives_the_same(cluster: None, tmp_path: Any) -> None:
+    model = prepared(chain, "accuracy")
+    options = {"amounts": (0.3, 0.6), "metric": "loss"}
+    one = sensitivity(model, samples(model), **options)
+    two = sensitivity(model, samples(model), workers="ray", folder=tmp_path, **options)
+    assert [(p.name, p.amount, p.removed) for p in one.points] == [
+        (p.name, p.amount, p.removed) for p in two.points
+    ]
+    assert [p.value for p in two.points] == pytest.approx([p.value for p in one.points], rel=1e-6)
+    again = sensitivity(model, samples(model), folder=tmp_path, **options)
+    assert plain(again) == plain(two)
+
+
+def test_what_fails_on_a_cluster_is_told(cluster: None) -> None:
+    here = os.getpid()
+
+    def fails_elsewhere(model: keras.Model) -> float:
+        if os.getpid() != here:
+            raise ZeroDivisionError("the user's own mistake")
+        return 1.0
+
+    with pytest.raises(ZeroDivisionError, match="the user's own mistake"):
+        sensitivity(chain(), evaluate_fn=fails_elsewhere, workers="ray")
+
+
+def test_a_cluster_needs_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(RequestError, match="pip install ray"):
+        sensitivity(chain(), evaluate_fn=counting(), workers="ray")
 
 
 def test_workers_need_joblib(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,12 +55,13 @@ def check_arguments(
         )
     if max_seconds is not None and check_finite("max_seconds", max_seconds) <= 0:
         raise RequestError(f"Expected max_seconds above 0, or None. Received: {max_seconds!r}.")
-    check_count("workers", workers)
+    if workers != "ray":
+        check_count("workers", workers)
     check_optional("samples", samples, check_count)
     check_count("batch_size", batch_size)
-    if workers < 1 or samples == 0 or batch_size < 1:
+    if workers == 0 or samples == 0 or batch_size < 1:
         raise RequestError(
-            f"Expected workers, samples and batch_size from 1. Received: workers={workers}, "
+            f"Expected workers, samples and batch_size from 1. Received: workers={workers!r}, "
             f"samples={samples}, batch_size={batch_size}."
         )
 

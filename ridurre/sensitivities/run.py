@@ -17,6 +17,7 @@ from ridurre.data import Batch, Batches
 from ridurre.errors import RequestError
 from ridurre.graph.select import Selector
 from ridurre.recipes import Recipe
+from ridurre.sensitivities import workers as engines
 from ridurre.sensitivities.arguments import (
     as_data,
     check_amounts,
@@ -35,7 +36,6 @@ from ridurre.sensitivities.probe import (
     weight_probes,
 )
 from ridurre.sensitivities.record import Point, Sensitivity
-from ridurre.sensitivities.workers import Workers
 from ridurre.surgery import duplicate
 
 logger = logging.getLogger("ridurre")
@@ -58,7 +58,7 @@ def sensitivity(
     samples: int | None = None,
     batch_size: int = 128,
     max_seconds: float | None = None,
-    workers: int = 1,
+    workers: int | str = 1,
     folder: str | os.PathLike[str] | None = None,
     seed: int | None = 0,
     verbose: int = 1,
@@ -101,7 +101,9 @@ def sensitivity(
         batch_size: samples that are evaluated at a time.
         max_seconds: stop in time for this and return what is there; the baseline is always
             measured.
-        workers: number of processes on this machine; needs joblib. Results are the same.
+        workers: number of processes on this machine, which needs joblib; ``"ray"`` for a process on
+            every processor of a Ray cluster: the one that this process is connected to, else that
+            of ``RAY_ADDRESS``, else one on this machine. Results are the same.
         folder: where finished points are kept; the same call again goes on where it was.
         seed: of all random choices.
         verbose: 1 shows a progress bar.
@@ -184,7 +186,7 @@ def _measure(
     bench: Bench,
     budget: Budget,
     journal: Journal | None,
-    workers: int,
+    workers: int | str,
     verbose: int,
 ) -> dict[Key, Result]:
     """Results of all points that there is time for, by key."""
@@ -194,7 +196,7 @@ def _measure(
     bar = keras.utils.Progbar(len(order), verbose=verbose, unit_name="point")
     if done:
         logger.info("%d of %d points are on disk.", len(done), len(order))
-    measure = _one_by_one if workers == 1 or len(todo) < 2 else Workers(workers).measure
+    measure = _one_by_one if workers == 1 or len(todo) < 2 else engines.get(workers).measure
     for probe, result in measure(todo, bench, budget):
         done[probe.key] = result
         if journal is not None:
