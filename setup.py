@@ -32,11 +32,12 @@ setup(
     packages=find_packages(include=["ridurre", "ridurre.*"]),
     package_data={"ridurre": ["py.typed"]},
     install_requires=read("requirements.txt").split(),
+    entry_points={"console_scripts": ["ridurre = ridurre.cli:main"]},
     extras_require={
         "example": ["matplotlib"],
         "ray": ["ray"],
         "sensitivity": ["joblib", "matplotlib", "pandas"],
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", *LINTERS],
+        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", "ray", *LINTERS],
     },
     classifiers=[
         "Intended Audience :: Developers",

@@ -1,0 +1,89 @@
+"""What all commands share: how errors, warnings and interruptions end, and common options."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ridurre.errors import RidurreError, RidurreWarning
+
+#: Exit codes besides 0, and click's 2 for wrong usage.
+FAILED, INTERRUPTED = 1, 130
+Command = Callable[..., Any]
+
+
+class Commands(click.Group):
+    """A group of commands whose errors are one line on the standard error."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; errors become exit codes."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", RidurreWarning)
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
+                raise
+            except KeyboardInterrupt:
+                click.echo("Interrupted. No file is half-written.", err=True)
+                ctx.exit(INTERRUPTED)
+            except Exception as error:
+                if ctx.meta.get("debug"):
+                    raise
+                click.echo(f"Error: {_line(error)}", err=True)
+                ctx.exit(FAILED)
+
+
+def _line(error: Exception) -> str:
+    """An error in one line; one that is not ours with its kind."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RidurreError):
+        return text
+    return f"{type(error).__name__}: {text} (--debug shows where)"
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[str(parameter.name)] = True
+        logging.basicConfig(level=logging.INFO)
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    return lambda command: functools.reduce(lambda c, add: add(c), reversed(options), command)
+
+
+#: Of every command.
+COMMON = _options(
+    click.option("--json", "as_json", is_flag=True, help="Print JSON in place of text."),
+    click.option(
+        "--debug", is_flag=True, expose_value=False, callback=_remember, is_eager=True,
+        help="Show the traceback of an error, and what is logged.",
+    ),
+)  # fmt: skip
+
+#: Of every command that loads a model.
+LOADING = _options(
+    click.option("--unsafe", is_flag=True, help="Run Python code that the model file holds."),
+    click.option(
+        "--import", "modules", multiple=True, metavar="MODULE",
+        help="Import a Python module first that registers the model's own classes.",
+    ),
+)  # fmt: skip
+
+#: Of every command that writes a file.
+FORCE = click.option("--force", is_flag=True, help="Overwrite files that are there already.")
+
+EXISTING = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
+NEW = click.Path(path_type=Path)

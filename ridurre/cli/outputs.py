@@ -1,0 +1,65 @@
+"""What the command line gives: text or JSON on the standard output, and files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import keras
+
+from ridurre.errors import RequestError
+from ridurre.files import write_whole
+
+
+def show(as_json: bool, facts: Any, text: Any) -> None:
+    """Print plain data as JSON, or the text in their place."""
+    click.echo(json.dumps(facts, indent=1) if as_json else str(text))
+
+
+def check_free(paths: Iterable[Path | None], force: bool) -> None:
+    """See to it, before any work, that files can be written and none is overwritten unasked.
+
+    Raises:
+        RequestError: one is there already, or its folder is not, or not to be written to.
+    """
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise RequestError(f"{str(path)!r} is a folder. Expected the path of a file.")
+        if path.exists() and not force:
+            raise RequestError(
+                f"{str(path)!r} is there already. Give --force to overwrite it, or another path."
+            )
+        if not path.parent.is_dir():
+            raise RequestError(
+                f"The folder {str(path.parent)!r} does not exist. Expected a path in one that does."
+            )
+        if not os.access(path.parent, os.W_OK):
+            raise RequestError(
+                f"The folder {str(path.parent)!r} cannot be written to. Expected one that can."
+            )
+
+
+def check_ending(path: Path, endings: tuple[str, ...]) -> None:
+    """Raise `RequestError` for a path with another ending."""
+    if path.suffix not in endings:
+        raise RequestError(
+            f"Expected a path that ends in {' or '.join(endings)}. Received: {str(path)!r}."
+        )
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Write a model whole or not at all.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
+    try:
+        write_whole(path, model.save)
+    except OSError as error:
+        raise RequestError(f"{str(path)!r} could not be written: {error}.") from error
