@@ -52,3 +52,12 @@ def augmented_batches(
     for start in range(0, len(order), batch_size):
         part = order[start : start + batch_size]
         yield normalise(augment(images[part], rng)), labels[part]
+
+
+def mixed(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Every image with a part of another one of the batch, mixup (Zhang et al., ICLR 2018).
+
+    The part is uniform in [0, 1/2], so that every image is at least half itself.
+    """
+    part = rng.uniform(0, 0.5, (len(images), 1, 1, 1)).astype("float32")
+    return (1 - part) * images + part * images[rng.permutation(len(images))]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cifar import IMAGES, Images, augment, augmented_batches, load_images, normalise
+from cifar import IMAGES, Images, augment, augmented_batches, load_images, mixed, normalise
 from common import say
 
 import keras  # isort: skip - `common` quietens it
@@ -100,7 +100,10 @@ def fine_tune(
     limit: int | None = None,
     teacher: keras.Model | None = None,
 ) -> None:
-    """Train with SGD and a learning rate that goes from `rate` to zero, distilling from a teacher.
+    """Train with SGD and a learning rate that goes from `rate` to zero.
+
+    With a teacher, only its outputs are learned, on mixed images: for those, too, it says what is
+    right (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022).
 
     Args:
         model: is compiled and trained.
@@ -125,13 +128,14 @@ def fine_tune(
 
     def batches() -> Iterator[Any]:
         while True:
-            yield from augmented_batches(x, y, batch_size, rng)
+            for pictures, labels in augmented_batches(x, y, batch_size, rng):
+                yield (pictures if teacher is None else mixed(pictures, rng)), labels
 
     options: dict[str, Any] = {"steps_per_epoch": steps, "verbose": 2}
     if teacher is None:
         model.fit(batches(), epochs=epochs, **options)
     else:
-        ridurre.Distillation(teacher, batches(), **options)(model, 0, epochs)
+        ridurre.Distillation(teacher, batches(), alpha=0.0, **options)(model, 0, epochs)
 
 
 def main() -> None:

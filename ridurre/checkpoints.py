@@ -1,7 +1,8 @@
 """Keep a long run on disk, step by step, so that a killed process can go on from there.
 
-A folder holds one run: the last good model (``step_0004.keras``) and ``run.json``, which names it,
-holds its checksum, the records of all steps, and what the run was started with. Files are written
+A folder holds one run: the model it began with (``original.keras``), the last good one
+(``step_0004.keras``) and ``run.json``, which names it, holds its checksum, the records of all
+steps, and what the run was started with. Files are written
 under another name, forced to disk and then renamed, the model first: at any moment ``run.json``
 describes a finished step whose model is complete.
 """
@@ -26,6 +27,7 @@ from ridurre.graph.trace import named_layers
 
 _FORMAT = 1
 _RECORD = "run.json"
+_ORIGINAL = "original.keras"
 _MODELS = "step_*.keras"
 _CUSTOM = (
     "Classes of your own have to be registered, or given to run_pruning as "
@@ -38,15 +40,18 @@ class Checkpoints:
 
     Args:
         folder: is made if need be.
-        run: what the run was started with, as plain data; the same again continues it.
+        run: what the run was started with, as plain data; the same again continues it. None to
+            only read whatever run is there, even one that is going on.
 
     Raises:
         CheckpointError: the folder cannot be made, or is something else.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], run: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = Path(folder)
-        self._run = json.loads(json.dumps(run, default=_plain))
+        self._run = None if run is None else json.loads(json.dumps(run, default=_plain))
         self._model: dict[str, str] | None = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -68,11 +73,13 @@ class Checkpoints:
             self._check_empty()
             return None
         record = self._read(path)
-        self._check_same_run(record["run"])
         self._model = record["model"]
+        if self._run is not None:
+            self._check_same_run(record["run"], self._run)
         if self._model is not None:
             self._check_model()
-        self._clean()
+        if self._run is not None:
+            self._clean()
         return record["state"]
 
     def check_loadable(self, model: keras.Model) -> None:
@@ -98,9 +105,18 @@ class Checkpoints:
         Raises:
             CheckpointError: Keras cannot load it.
         """
-        if self._model is None:
-            return None
-        path = self.folder / self._model["file"]
+        return None if self._model is None else self._load(self._model["file"])
+
+    def load_original(self) -> keras.Model:
+        """The model that the run began with, not compiled.
+
+        Raises:
+            CheckpointError: Keras cannot load it.
+        """
+        return self._load(_ORIGINAL)
+
+    def _load(self, name: str) -> keras.Model:
+        path = self.folder / name
         try:
             return keras.saving.load_model(path, compile=False)
         except Exception as error:
@@ -112,14 +128,16 @@ class Checkpoints:
         Args:
             state: plain data, which `load` gives back.
             model: the last good model.
-            version: how many models were good so far; 0 for the original, which is not saved.
+            version: how many models were good so far; 0 for the original.
 
         Raises:
             CheckpointError: a file cannot be written; what was saved before is still there.
         """
         path = self.folder / f"step_{version:04d}.keras"
+        if version == 0 and not (self.folder / _RECORD).exists():
+            _save(model, self.folder / _ORIGINAL)
         if version and (self._model is None or self._model["file"] != path.name):
-            _write(path, lambda p: keras.saving.save_model(model, p, include_optimizer=False))
+            _save(model, path)
             self._model = {"file": path.name, "sha256": _file_digest(path)}
         content = {"run": self._run, "model": self._model, "state": state}
         content = json.loads(json.dumps(content, default=_plain))
@@ -148,12 +166,11 @@ class Checkpoints:
                 " from a run that can be continued. Expected an empty folder or one of this run."
             )
 
-    def _check_same_run(self, saved: Mapping[str, Any]) -> None:
-        keys = sorted(saved.keys() | self._run.keys())
+    def _check_same_run(self, saved: Mapping[str, Any], run: Mapping[str, Any]) -> None:
         differing = [
-            f"{k} was {saved.get(k)!r}, now it is {self._run.get(k)!r}"
-            for k in keys
-            if saved.get(k) != self._run.get(k)
+            f"{k} was {saved.get(k)!r}, now it is {run.get(k)!r}"
+            for k in sorted(saved.keys() | run.keys())
+            if saved.get(k) != run.get(k)
         ]
         if differing:
             raise CheckpointError(
@@ -198,6 +215,10 @@ def _class_name(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """A NumPy number as Python's."""
     return value.item()
+
+
+def _save(model: keras.Model, path: Path) -> None:
+    _write(path, lambda p: keras.saving.save_model(model, p, include_optimizer=False))
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:

@@ -148,7 +148,7 @@ def test_killed_before_any_step_of_saving_it_continues(tmp_path, monkeypatch):
         model, again = run(folder)
         assert again == steps
         assert_same(values(model), expected)
-        assert files(folder).keys() == {"run.json", "step_0002.keras"}
+        assert files(folder).keys() == {"original.keras", "run.json", "step_0002.keras"}
     assert moment > 15
 
 
@@ -268,7 +268,7 @@ def test_a_rejected_round_is_not_what_comes_back(tmp_path):
     assert left == again == 4
     assert resumed.history == pruning.history
     assert resumed.stopped == "accuracy"
-    assert files(tmp_path).keys() == {"run.json", "step_0002.keras"}
+    assert files(tmp_path).keys() == {"original.keras", "run.json", "step_0002.keras"}
 
 
 def test_only_the_last_model_is_kept(tmp_path):
@@ -279,9 +279,9 @@ def test_only_the_last_model_is_kept(tmp_path):
 
     scripted(first, finetune_fn=look, rounds=3).run_pruning(chain(), checkpoint_dir=tmp_path)
     assert seen == [
-        ["run.json"],
-        ["run.json", "step_0001.keras"],
-        ["run.json", "step_0002.keras"],
+        ["original.keras", "run.json"],
+        ["original.keras", "run.json", "step_0001.keras"],
+        ["original.keras", "run.json", "step_0002.keras"],
     ]
 
 
@@ -293,7 +293,11 @@ def test_other_files_stay(tmp_path):
 
 def test_the_folder_is_made(tmp_path):
     scripted(first).run_pruning(chain(), checkpoint_dir=tmp_path / "deep" / "er")
-    assert files(tmp_path / "deep" / "er").keys() == {"run.json", "step_0001.keras"}
+    assert files(tmp_path / "deep" / "er").keys() == {
+        "original.keras",
+        "run.json",
+        "step_0001.keras",
+    }
 
 
 class Halve(L.Layer):
@@ -515,7 +519,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_work(tmp_path):
 def test_a_read_only_folder_is_named_before_any_work():
     asked = []
     pruning = scripted(lambda *_: asked.append(1) or [0])
-    with pytest.raises(CheckpointError, match=r"run\.json' could not be written"):
+    with pytest.raises(CheckpointError, match=r"original\.keras' could not be written"):
         pruning.run_pruning(chain(), checkpoint_dir="/proc/self")
     assert asked == []
 
