@@ -218,6 +218,79 @@ def test_classes_of_ones_own_are_imported(folder: Path, tmp_path: Path) -> None:
     assert "'nowhere' cannot be imported" in complaint(absent, 1)
 
 
+# --- inspect, compare, report ---------------------------------------------------------------------
+
+
+def test_inspect_as_a_user_calls_it(folder: Path) -> None:
+    done = run(folder, "inspect", "model.keras")
+    assert done.returncode == 0, done.stderr
+    for line in ("a      Conv2D", "2 groups of coupled channels, 12 channels", "head (Dense): "):
+        assert line in done.stdout
+    facts = json.loads(call(folder, "inspect", "model.keras", "--json").stdout)
+    model = keras.saving.load_model(folder / "model.keras")
+    size = ridurre.model_complexity(model)
+    assert (facts["parameters"], facts["macs"]) == (size.parameters, size.macs)
+    by_name = {layer["name"]: layer for layer in facts["layers"]}
+    assert by_name["a"]["channels"] == 5
+    assert by_name["a"]["group"] != by_name["b"]["group"] != []
+    assert by_name["a"]["reason"] == ""
+    assert "output" in by_name["head"]["reason"]
+    assert sum(layer["parameters"] for layer in facts["layers"]) == size.parameters
+    assert sorted((g["layers"], g["channels"]) for g in facts["groups"]) == [(["a"], 5), (["b"], 7)]
+
+
+def test_compare_as_a_user_calls_it(folder: Path, tmp_path: Path) -> None:
+    small, page = tmp_path / "small.keras", tmp_path / "page.md"
+    call(folder, "prune", "model.keras", "-o", small, "--amount", 0.4)
+    done = run(folder, "compare", "model.keras", small, "--data", "data.npz", "-o", page)
+    assert done.returncode == 0, done.stderr
+    assert "parameters" in done.stdout
+    assert "accuracy" in done.stdout
+    assert "a" in page.read_text("utf-8")
+    facts = json.loads(call(folder, "compare", "model.keras", small, "--json").stdout)
+    sizes = [ridurre.model_complexity(keras.saving.load_model(p)) for p in
+             (folder / "model.keras", small)]  # fmt: skip
+    assert [facts[k]["macs"] for k in ("original", "pruned")] == [s.macs for s in sizes]
+    asked = ("compare", "model.keras", small, "-o", page)
+    assert "--force" in complaint(call(folder, *asked), 1)
+    assert "ends in .html" in complaint(call(folder, *asked[:-1], tmp_path / "page.pdf"), 1)
+
+
+def test_a_run_is_reported_from_its_folder(folder: Path, tmp_path: Path) -> None:
+    def compile_model(model: keras.Model) -> None:
+        model.compile("sgd", "mse")
+
+    pruning = ridurre.RandomFilterPruning(0.2, compile_model, None, 0, 2, None, seed=7)
+    original = keras.saving.load_model(folder / "model.keras")
+    smaller, _ = pruning.run_pruning(original, checkpoint_dir=tmp_path / "run")
+    kept = files(tmp_path / "run")
+    page = tmp_path / "page.json"
+    done = run(
+        folder, "report", tmp_path / "run", "-o", page, "--json", "--data", "data.npz", "--loss",
+        "sparse_categorical_crossentropy", "--metric", "accuracy",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts == json.loads(page.read_text("utf-8"))
+    assert [step["filters"] for step in facts["history"]] == [s.filters for s in pruning.history]
+    sizes = [ridurre.model_complexity(m).parameters for m in (original, smaller)]
+    assert [facts[k]["parameters"] for k in ("original", "pruned")] == sizes
+    assert "accuracy" in facts["pruned"]["metrics"]
+    assert files(tmp_path / "run") == kept
+    assert "no run" in complaint(call(folder, "report", folder), 1)
+
+
+def test_prune_writes_a_report(folder: Path, tmp_path: Path) -> None:
+    output, page = tmp_path / "small.keras", tmp_path / "small.html"
+    asked = ("prune", "model.keras", "-o", output, "--amount", 0.4, "--report", page)
+    done = call(folder, *asked)
+    assert done.exit_code == 0, done.stderr
+    assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
+    output.unlink()
+    assert "small.html' is there already" in complaint(call(folder, *asked), 1)
+    assert not output.exists()
+
+
 # --- sensitivity ----------------------------------------------------------------------------------
 
 

@@ -1,13 +1,16 @@
 """Every Python listing in the README and in docs/ runs."""
 
 import re
+import shlex
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import ridurre
+from ridurre.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -36,6 +39,37 @@ def users_script() -> dict[str, object]:
         "x_train": rng.normal(size=(16, 8, 8, 1)).astype("float32"),
         "y_train": rng.integers(0, 10, 16),
     }
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The command lines that a page shows, as arguments."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    return [shlex.split(line)[1:] for line in "".join(blocks).splitlines() if line]
+
+
+def users_folder(folder: Path) -> None:
+    """What the reader of docs/command_line.md has: a model, samples, a finished run."""
+    scope = users_script()
+    model, x, y = scope["model"], scope["x_train"], scope["y_train"]
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.save(folder / "model.keras")
+    np.savez(folder / "val.npz", x=x, y=y)
+    ridurre.RandomFilterPruning(
+        0.2, lambda m: m.compile("sgd", "mse"), None, 0, maximum_prune_iterations=2
+    ).run_pruning(model, checkpoint_dir=folder / "run")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=lambda p: p.name)
+def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    users_folder(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for arguments in commands(page):
+        done = CliRunner().invoke(main, arguments, prog_name="ridurre")
+        assert done.exit_code == 0, (arguments, done.output)
+
+
+def test_some_pages_show_commands() -> None:
+    assert {"README.md", "command_line.md"} <= {p.name for p in PAGES if commands(p)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

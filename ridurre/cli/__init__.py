@@ -1,5 +1,6 @@
 """The command line, ``ridurre`` and ``python -m ridurre``."""
 
-from ridurre.cli.commands import main
+from ridurre.cli import looking, prune
+from ridurre.cli.app import main
 
-__all__ = ["main"]
+__all__ = ["looking", "main", "prune"]

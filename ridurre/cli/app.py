@@ -1,4 +1,4 @@
-"""What all commands share: how errors, warnings and interruptions end, and common options."""
+"""The command itself, and what all of its commands share: how errors end, common options."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ridurre.criteria.base import CRITERIA
 from ridurre.errors import RidurreError, RidurreWarning
 
 #: Exit codes besides 0, and click's 2 for wrong usage.
@@ -87,3 +88,22 @@ FORCE = click.option("--force", is_flag=True, help="Overwrite files that are the
 EXISTING = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
 NEW = click.Path(path_type=Path)
+
+CRITERION = click.option(
+    "--criterion", type=click.Choice(list(CRITERIA)), help="What matters; by default what fits."
+)
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of random choices.")
+DATA = click.option(
+    "--data", type=EXISTING, help="Samples: an .npz file with x, and if need be y, sample_weight."
+)
+LOSS = click.option("--loss", help="Name of a Keras loss, in place of the compiled model's.")
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done; 1 it cannot be done, and why; 2 wrong usage; 130 interrupted.",
+)
+@click.version_option(package_name="ridurre")
+def main() -> None:
+    """Make Keras models smaller by removing channels, and see what that does to them."""

@@ -30,8 +30,7 @@ def read_model(path: Path, *, unsafe: bool = False, modules: tuple[str, ...] = (
     Raises:
         RequestError: Keras cannot load it, or it holds code.
     """
-    for module in modules:
-        _import(module)
+    import_modules(modules)
 
     def load(compiled: bool) -> keras.Model:
         return keras.saving.load_model(path, compile=compiled, safe_mode=not unsafe)
@@ -62,14 +61,20 @@ def read_model(path: Path, *, unsafe: bool = False, modules: tuple[str, ...] = (
     return model
 
 
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise RequestError(
-            f"The module {module!r} cannot be imported: {error}. Expected --import with a module "
-            "on Python's path (PYTHONPATH)."
-        ) from error
+def import_modules(modules: tuple[str, ...]) -> None:
+    """Import what registers a model's own classes.
+
+    Raises:
+        RequestError: one cannot be imported.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise RequestError(
+                f"The module {module!r} cannot be imported: {error}. Expected --import with a "
+                "module on Python's path (PYTHONPATH)."
+            ) from error
 
 
 def _holds_code(error: Exception) -> bool:

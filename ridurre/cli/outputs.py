@@ -13,6 +13,7 @@ import keras
 
 from ridurre.errors import RequestError
 from ridurre.files import write_whole
+from ridurre.optional import load
 
 
 def show(as_json: bool, facts: Any, text: Any) -> None:
@@ -43,6 +44,20 @@ def check_free(paths: Iterable[Path | None], force: bool) -> None:
             raise RequestError(
                 f"The folder {str(path.parent)!r} cannot be written to. Expected one that can."
             )
+
+
+def check_page(path: Path | None) -> None:
+    """Before any work, whether a report can take the form that its path asks for.
+
+    Raises:
+        RequestError: another ending, or what it needs is not installed.
+    """
+    if path is None:
+        return
+    check_ending(path, (".html", ".md", ".json"))
+    if path.suffix == ".html":
+        for package in ("altair", "igraph", "jinja2", "vl_convert"):
+            load(package, "Pages", "A report that ends in .md or .json does without.")
 
 
 def check_ending(path: Path, endings: tuple[str, ...]) -> None:
