@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 # Held to one series: a newer one may find fault with unchanged code.
 LINTERS = ["ruff==0.17.*", "mypy==2.4.*"]
+REPORT = ["altair", "igraph", "jinja2", "vl-convert-python"]
 
 
 def read(name: str) -> str:
@@ -30,12 +31,16 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["ridurre", "ridurre.*"]),
-    package_data={"ridurre": ["py.typed"]},
+    package_data={"ridurre": ["py.typed"], "ridurre.reports": ["page.html", "page.js", "page.css"]},
     install_requires=read("requirements.txt").split(),
     extras_require={
         "example": ["matplotlib"],
+        "report": REPORT,
         "sensitivity": ["joblib", "matplotlib", "pandas"],
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", *LINTERS],
+        "test": [
+            "pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", "playwright",
+            *REPORT, *LINTERS,
+        ],  # fmt: skip
     },
     classifiers=[
         "Intended Audience :: Developers",

@@ -28,6 +28,7 @@ LEVELS = (
     {"sensitivities", "export", "plots", "testing"},
     {"methods", "strategies"},
     {"pruning", "training", "finetune"},
+    {"reports"},
     {"recipes"},
     {"run", "strategy", "sparsity"},
     {"shrinking", "ballot", "limits"},

@@ -1,0 +1,151 @@
+"""Numbers of a report as people read them; every renderer shows the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ridurre.reports.facts import Facts, LayerFacts, ModelFacts, Pair, Spread
+
+_MISSING = "?"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity before and after, as text.
+
+    Attributes:
+        label: what it is.
+        before, after: with their units.
+        change: relative for sizes, absolute for metrics; empty where unknown.
+        left: what is left, as a fraction of what was; None for metrics and where unknown.
+        hint: how the quantity is defined.
+    """
+
+    label: str
+    before: str
+    after: str
+    change: str
+    left: float | None
+    hint: str = ""
+
+
+def rows(facts: Facts) -> list[Row]:
+    """The two models as wholes, quantity by quantity; what neither has is left out."""
+    a, b = facts.original, facts.pruned
+    found = [
+        _count("parameters", (a.parameters, b.parameters), "weights that training changes"),
+        _count("MACs", (a.macs, b.macs), "multiply-accumulates for one sample"),
+        _bytes("activation memory", (a.activation_memory, b.activation_memory), "one sample"),
+        _bytes("file size", (a.file_size, b.file_size), "as .keras, without an optimizer"),
+        _latency(a.latency, b.latency),
+    ]
+    if _sparse(a) or _sparse(b):
+        found.insert(1, _count("nonzero parameters", (a.nonzero, b.nonzero), "not exactly zero"))
+    names = dict.fromkeys([*a.metrics, *b.metrics])
+    found += [_metric(n, a.metrics.get(n), b.metrics.get(n)) for n in names]
+    return [row for row in found if (row.before, row.after) != (_MISSING, _MISSING)]
+
+
+def number(value: float | None) -> str:
+    """A whole number with separators, or a question mark."""
+    return _MISSING if value is None else f"{value:,.0f}"
+
+
+def size(value: float | None) -> str:
+    """Bytes with a unit that fits."""
+    if value is None:
+        return _MISSING
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, {"B": "kB", "kB": "MB", "MB": "GB"}[unit]
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def seconds(value: float | None) -> str:
+    """A time in seconds or milliseconds."""
+    if value is None:
+        return _MISSING
+    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+
+
+def arrow(pair: Pair) -> str:
+    """``16 → 10``, or one number where nothing changed."""
+    before, after = (number(n) for n in pair)
+    return before if before == after else f"{before} → {after}"
+
+
+def fraction_saved(pair: Pair) -> float:
+    """How much of a quantity went, 0 where that is unknown or it was nothing."""
+    before, after = pair
+    return (before - after) / before if before and after is not None else 0.0
+
+
+def channels(layer: LayerFacts) -> str:
+    """The channels of a layer before and after; empty where it makes none."""
+    return "" if layer.channels == (None, None) else arrow(layer.channels)
+
+
+def share(facts: Facts, layer: LayerFacts, what: str) -> float:
+    """A layer's part in what the whole model saved of ``"parameters"`` or ``"macs"``.
+
+    Layers that grew count as nothing saved.
+    """
+    total = sum(_saved(getattr(x, what)) for x in facts.layers)
+    return _saved(getattr(layer, what)) / total if total else 0.0
+
+
+def listed(facts: Facts) -> list[LayerFacts]:
+    """The layers that have something to say: weights, MACs, or a reason."""
+    return [x for x in facts.layers if any((*x.parameters, *x.macs)) or x.reason]
+
+
+def percent(fraction: float | None) -> str:
+    """A change with its sign, in per cent."""
+    if fraction is None:
+        return ""
+    text = f"{abs(100 * fraction):.1f} %"
+    return "0 %" if text == "0.0 %" else ("−" if fraction < 0 else "+") + text
+
+
+def _sparse(model: ModelFacts) -> bool:
+    """Whether more is zero than the biases of a fresh model."""
+    return (model.nonzero or 0) < 0.9 * (model.parameters or 0) and model.nonzero is not None
+
+
+def _saved(pair: Pair) -> int:
+    return max(0, (pair[0] or 0) - (pair[1] or 0)) if None not in pair else 0
+
+
+def _left(pair: tuple[float | None, float | None]) -> float | None:
+    return pair[1] / pair[0] if pair[0] and pair[1] is not None else None
+
+
+def _relative(label: str, pair: Pair, before: str, after: str, hint: str) -> Row:
+    left = _left(pair)
+    return Row(label, before, after, percent(None if left is None else left - 1), left, hint)
+
+
+def _count(label: str, pair: Pair, hint: str) -> Row:
+    return _relative(label, pair, number(pair[0]), number(pair[1]), hint)
+
+
+def _bytes(label: str, pair: Pair, hint: str) -> Row:
+    return _relative(label, pair, size(pair[0]), size(pair[1]), hint)
+
+
+def _latency(before: Spread | None, after: Spread | None) -> Row:
+    left = _left((before and before.median, after and after.median))
+    change = percent(None if left is None else left - 1)
+    texts = [
+        _MISSING if x is None else f"{seconds(x.median)} ({seconds(x.low)} – {seconds(x.high)})"
+        for x in (before, after)
+    ]
+    return Row("latency", *texts, change, left, "one sample; median (quartiles) on this machine")
+
+
+def _metric(name: str, before: float | None, after: float | None) -> Row:
+    texts = [_MISSING if x is None else f"{x:.4g}" for x in (before, after)]
+    known = before is not None and after is not None
+    change = f"{after - before:+.4f}".replace("-", "−") if known else ""
+    return Row(name, *texts, change, None, "on the data that were given")

@@ -1,0 +1,37 @@
+"""A report as one HTML page: a template, a style sheet, a script, the facts and the charts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ridurre.optional import load
+from ridurre.reports import charts, figures
+from ridurre.reports.facts import STATUSES, Facts
+
+_FOLDER = Path(__file__).parent
+
+
+def render(facts: Facts) -> str:
+    """The page; raises `RequestError` where a package that it needs is not installed."""
+    jinja2 = load("jinja2", "HTML reports", "to_markdown and to_dict do without.")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    parts: dict[str, Any] = {
+        "facts": facts,
+        "figures": figures,
+        "statuses": STATUSES,
+        "rows": figures.rows(facts),
+        "layers": figures.listed(facts),
+        "widest": max((n or 0 for x in facts.layers for n in x.channels), default=0),
+        "charts": charts.charts(facts),
+        "bundle": charts.javascript(),
+        "style": (_FOLDER / "page.css").read_text("utf-8"),
+        "script": (_FOLDER / "page.js").read_text("utf-8"),
+    }
+    return environment.get_template("page.html").render(parts)
