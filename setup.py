@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 # Held to one series: a newer one may find fault with unchanged code.
 LINTERS = ["ruff==0.17.*", "mypy==2.4.*"]
-REPORT = ["altair", "igraph", "jinja2", "vl-convert-python"]
+REPORT = ["altair>=6", "igraph>=1", "jinja2", "vl-convert-python"]
 
 
 def read(name: str) -> str:
@@ -38,8 +38,13 @@ setup(
         "report": REPORT,
         "sensitivity": ["joblib", "matplotlib", "pandas"],
         "test": [
-            "pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", "playwright",
-            *REPORT, *LINTERS,
+            "pytest>=8",
+            "pytest-xdist",
+            "hypothesis",
+            "matplotlib",
+            "playwright",
+            *REPORT,
+            *LINTERS,
         ],  # fmt: skip
     },
     classifiers=[

@@ -11,7 +11,7 @@ from typing import Any
 from ridurre.optional import load
 from ridurre.reports import figures
 from ridurre.reports.facts import Facts, GroupFacts, Node
-from ridurre.reports.layout import LEVELS, Place, path, places
+from ridurre.reports.layout import LEVELS, Layout, Place, draw
 
 #: Legible on white and on black.
 GROUP_COLOURS = (
@@ -23,6 +23,8 @@ NO_GROUP = "#8a8f98"
 CUT_COLOURS = ("#4c9be8", "#8d8fd0", "#c57fa8", "#e8743b", "#d62f2f")
 KEPT, REMOVED = CUT_COLOURS[0], CUT_COLOURS[3]
 
+#: Charts are as wide as their boxes.
+_FIT: Any = {"type": "fit-x", "contains": "padding"}
 _INSTEAD = "pip install ridurre[report] brings all that they need."
 
 Rows = list[dict[str, Any]]
@@ -101,7 +103,7 @@ _SIZES = {"parameters": "parameters", "macs": "MACs"}
 
 def _lines(alt: Any, y: Any, colour: str, tooltip: Any) -> Any:
     return (
-        alt.Chart(alt.NamedData("rows"), width="container", height=220)
+        alt.Chart(alt.NamedData("rows"), width="container", height=220, autosize=_FIT)
         .mark_line(point=alt.OverlayMarkDef(size=60), strokeWidth=2.5)
         .encode(
             x=_rounds(alt),
@@ -123,7 +125,7 @@ def _times(alt: Any, facts: Facts) -> dict[str, Any] | None:
         for phase, seconds in _phases(s.phases, s.seconds)
     ]
     chart = (
-        alt.Chart(alt.NamedData("rows"), width="container", height=220)
+        alt.Chart(alt.NamedData("rows"), width="container", height=220, autosize=_FIT)
         .mark_bar()
         .encode(
             x=_rounds(alt),
@@ -141,23 +143,22 @@ def _phases(phases: dict[str, float], total: float) -> list[tuple[str, float]]:
 
 
 def _network(alt: Any, facts: Facts) -> dict[str, Any] | None:
-    where = places(facts.nodes)
-    nodes = [_node(facts, n, p) for n, p in zip(facts.nodes, where, strict=True)]
-    edges = _edges(facts.nodes, where)
-    columns = 1 + max((p.column for p in where), default=0)
-    x = alt.X("x:Q", axis=None).scale(domain=[0, columns], nice=False)
+    drawn = draw(facts.nodes)
+    nodes = [_node(facts, n, p) for n, p in zip(facts.nodes, drawn.places, strict=True)]
+    x = alt.X("x:Q", axis=None).scale(domain=[0, drawn.columns], nice=False)
     y = alt.Y("y:Q", axis=None).scale(domain=[-0.7, LEVELS - 0.3], reverse=True, nice=False)
     found = "search && indexof(lower(datum.layer), lower(search)) >= 0"
     lines = (
         alt.Chart(alt.NamedData("edges"))
-        .mark_line(interpolate="basis", clip=True, color=NO_GROUP, tooltip=False)
-        .encode(
-            x=x,
-            y=y,
-            order="step:O",
-            detail="edge:N",
-            opacity=alt.when("datum.far").then(alt.value(0.25)).otherwise(alt.value(0.6)),
+        .mark_line(
+            interpolate="basis",
+            clip=True,
+            color=NO_GROUP,
+            tooltip=False,
+            strokeWidth=1.5,
+            opacity=0.7,
         )
+        .encode(x=x, y=y, order="step:O", detail="line:N")
     )
     dots = (
         alt.Chart(alt.NamedData("nodes"))
@@ -190,11 +191,11 @@ def _network(alt: Any, facts: Facts) -> dict[str, Any] | None:
             .otherwise(alt.value(0)),
         )
     )
-    chart = alt.layer(lines, dots, labels, width="container", height=620).add_params(
+    chart = alt.layer(lines, dots, labels, width="container", height=620, autosize=_FIT).add_params(
         alt.param(name="search", value=""), alt.param(name="by", value="by_group")
     )
-    made = _spec(chart, nodes=nodes, edges=edges)
-    return made and {**made, "usermeta": {"columns": columns}}
+    made = _spec(chart, nodes=nodes, edges=_lines_of(drawn))
+    return made and {**made, "usermeta": {"columns": drawn.columns, "levels": LEVELS}}
 
 
 def _node(facts: Facts, node: Node, place: Place) -> dict[str, Any]:
@@ -230,18 +231,11 @@ def _cut_colour(fraction: float) -> str:
     return CUT_COLOURS[min(last, max(0, round(fraction * last)))]
 
 
-def _edges(nodes: Sequence[Node], where: Sequence[Place]) -> Rows:
-    pairs = [(source, target) for target, node in enumerate(nodes) for source in node.inputs]
+def _lines_of(drawn: Layout) -> Rows:
     return [
-        {
-            "edge": edge,
-            "step": step,
-            "x": x,
-            "y": y,
-            "far": where[source].column != where[target].column,
-        }
-        for edge, (source, target) in enumerate(pairs)
-        for step, (x, y) in enumerate(path(where[source], where[target]))
+        {"line": number, "step": step, "x": x, "y": y}
+        for number, line in enumerate(drawn.lines)
+        for step, (x, y) in enumerate(line)
     ]
 
 
@@ -287,7 +281,9 @@ def _bars(facts: Facts, index: int, group: GroupFacts) -> Rows:
     if histogram is None:
         return []
     stays = "kept" if facts.plan_known else "units"
-    bins = zip(histogram.edges, histogram.edges[1:], histogram.kept, histogram.removed, strict=False)
+    bins = zip(
+        histogram.edges, histogram.edges[1:], histogram.kept, histogram.removed, strict=False
+    )
     return [
         {
             "group": index,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from ridurre.reports.facts import Facts, LayerFacts, ModelFacts, Pair, Spread
 
 _MISSING = "?"
+
+Both: TypeAlias = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class Row:
         label: what it is.
         before, after: with their units.
         change: relative for sizes, absolute for metrics; empty where unknown.
+        short: both as one text, without what needs much room.
         left: what is left, as a fraction of what was; None for metrics and where unknown.
         hint: how the quantity is defined.
     """
@@ -25,8 +30,9 @@ class Row:
     before: str
     after: str
     change: str
+    short: str
     left: float | None
-    hint: str = ""
+    hint: str
 
 
 def rows(facts: Facts) -> list[Row]:
@@ -51,6 +57,14 @@ def number(value: float | None) -> str:
     return _MISSING if value is None else f"{value:,.0f}"
 
 
+def short(value: float | None) -> str:
+    """A number with three digits and a unit, where it is large."""
+    for unit, factor in (("G", 1e9), ("M", 1e6)):
+        if value is not None and value >= factor:
+            return f"{value / factor:.3g} {unit}"
+    return number(value)
+
+
 def size(value: float | None) -> str:
     """Bytes with a unit that fits."""
     if value is None:
@@ -69,9 +83,9 @@ def seconds(value: float | None) -> str:
     return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
-def arrow(pair: Pair) -> str:
+def arrow(pair: Pair, form: Callable[[float | None], str] = number) -> str:
     """``16 → 10``, or one number where nothing changed."""
-    before, after = (number(n) for n in pair)
+    before, after = (form(n) for n in pair)
     return before if before == after else f"{before} → {after}"
 
 
@@ -117,35 +131,47 @@ def _saved(pair: Pair) -> int:
     return max(0, (pair[0] or 0) - (pair[1] or 0)) if None not in pair else 0
 
 
-def _left(pair: tuple[float | None, float | None]) -> float | None:
+def _left(pair: Both) -> float | None:
     return pair[1] / pair[0] if pair[0] and pair[1] is not None else None
 
 
-def _relative(label: str, pair: Pair, before: str, after: str, hint: str) -> Row:
+def _relative(
+    label: str, pair: Both, hint: str, texts: tuple[str, str], brief: tuple[str, str]
+) -> Row:
     left = _left(pair)
-    return Row(label, before, after, percent(None if left is None else left - 1), left, hint)
+    change = percent(None if left is None else left - 1)
+    return Row(label, *texts, change, " → ".join(brief), left, hint)
 
 
 def _count(label: str, pair: Pair, hint: str) -> Row:
-    return _relative(label, pair, number(pair[0]), number(pair[1]), hint)
+    return _relative(label, pair, hint, _both(number, pair), _both(short, pair))
 
 
 def _bytes(label: str, pair: Pair, hint: str) -> Row:
-    return _relative(label, pair, size(pair[0]), size(pair[1]), hint)
+    return _relative(label, pair, hint, _both(size, pair), _both(size, pair))
 
 
 def _latency(before: Spread | None, after: Spread | None) -> Row:
-    left = _left((before and before.median, after and after.median))
-    change = percent(None if left is None else left - 1)
-    texts = [
-        _MISSING if x is None else f"{seconds(x.median)} ({seconds(x.low)} – {seconds(x.high)})"
-        for x in (before, after)
-    ]
-    return Row("latency", *texts, change, left, "one sample; median (quartiles) on this machine")
+    medians = (before and before.median, after and after.median)
+    hint = "one sample; median (quartiles) on this machine"
+    return _relative(
+        "latency", medians, hint, _both(_spread, (before, after)), _both(seconds, medians)
+    )
 
 
 def _metric(name: str, before: float | None, after: float | None) -> Row:
-    texts = [_MISSING if x is None else f"{x:.4g}" for x in (before, after)]
+    texts = _both(lambda x: _MISSING if x is None else f"{x:.4g}", (before, after))
     known = before is not None and after is not None
     change = f"{after - before:+.4f}".replace("-", "−") if known else ""
-    return Row(name, *texts, change, None, "on the data that were given")
+    return Row(name, *texts, change, " → ".join(texts), None, "on the data that were given")
+
+
+def _spread(x: Spread | None) -> str:
+    if x is None:
+        return _MISSING
+    return f"{seconds(x.median)} ({seconds(x.low)} – {seconds(x.high)})"
+
+
+def _both(form: Callable[[Any], str], pair: Sequence[Any]) -> tuple[str, str]:
+    before, after = pair
+    return form(before), form(after)

@@ -28,7 +28,6 @@ def render(facts: Facts) -> str:
         "statuses": STATUSES,
         "rows": figures.rows(facts),
         "layers": figures.listed(facts),
-        "widest": max((n or 0 for x in facts.layers for n in x.channels), default=0),
         "charts": charts.charts(facts),
         "bundle": charts.javascript(),
         "style": (_FOLDER / "page.css").read_text("utf-8"),

@@ -131,4 +131,3 @@ def _width(graph: ChannelGraph, call: Call) -> int | None:
         return len(produced)
     axes = varying(call.outputs[0].labels)
     return call.outputs[0].labels.shape[axes[0]] if len(axes) == 1 else None
-

@@ -1,4 +1,4 @@
-"""Where the nodes of a network stand in its picture.
+"""Where everything stands in the picture of a network.
 
 igraph draws the network from top to bottom; so that deep ones stay readable the drawing is then
 folded like the columns of a newspaper.
@@ -14,57 +14,69 @@ from ridurre.reports.facts import Node
 
 #: Levels in one column.
 LEVELS = 30
-_LEFT, _WIDE = 0.14, 0.72
+#: Where a column's drawing begins, how wide it may be, and the widest gap between neighbours.
+_LEFT, _WIDE, _GAP = 0.05, 0.7, 0.26
+
+#: Horizontal place in columns, and level in the column.
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a node stands.
-
-    Attributes:
-        x: in columns.
-        y: level in the column, from 0 at the top.
-        room: for its label, in columns.
-    """
+    """Where a node stands: `x` in columns, `y` in levels from the top, `room` for its name."""
 
     x: float
-    y: int
+    y: float
     room: float
 
-    @property
-    def column(self) -> int:
-        """The column that it is in."""
-        return int(self.x)
+
+@dataclass(frozen=True)
+class Layout:
+    """A drawing.
+
+    Attributes:
+        places: of the nodes.
+        lines: for every connection its pieces, one in each column that it runs through.
+        columns: how many there are.
+    """
+
+    places: tuple[Place, ...]
+    lines: tuple[tuple[Point, ...], ...]
+    columns: int
 
 
-def places(nodes: Sequence[Node]) -> list[Place]:
-    """A place for every node; raises `RequestError` if igraph is not installed."""
-    igraph = load("igraph", "HTML reports", "pip install ridurre[report] brings all.")
+def draw(nodes: Sequence[Node]) -> Layout:
+    """Place the nodes and route their connections.
+
+    Raises:
+        RequestError: igraph is not installed.
+    """
+    igraph = load(
+        "igraph", "HTML reports", "pip install ridurre[report] brings all that they need."
+    )
     levels = _levels(nodes)
     edges = [(source, target) for target, node in enumerate(nodes) for source in node.inputs]
     graph = igraph.Graph(len(nodes), edges, directed=True)
-    across = [point[0] for point in graph.layout_sugiyama(layers=levels)][: len(nodes)]
-    low = min(across, default=0.0)
-    span = max(across, default=0.0) - low
-    local = [(x - low) / span * _WIDE if span else 0.0 for x in across]
-    rooms = _rooms(levels, local)
-    return [
-        Place(level // LEVELS + _LEFT + x, level % LEVELS, room)
-        for level, x, room in zip(levels, local, rooms, strict=True)
+    found = graph.layout_sugiyama(layers=levels)
+    points = [(x, float(level)) for (x, _), level in zip(found.coords, levels, strict=True)]
+    routes = [
+        [points[source], *map(tuple, found.edge_routing[i]), points[target]]
+        for i, (source, target) in enumerate(edges)
     ]
+    across = [x for x, _ in points] + [x for route in routes for x, _ in route]
+    low, span = min(across, default=0.0), max(across, default=0.0) - min(across, default=0.0)
+    scale = min(_GAP, _WIDE / span) if span else 0.0
 
+    def place(point: Point) -> Point:
+        return _LEFT + (point[0] - low) * scale, point[1]
 
-def path(start: Place, end: Place) -> list[tuple[float, float]]:
-    """Points of the line between two places; a long one goes around what lies between."""
-    if start.column != end.column or end.y - start.y <= 1:
-        return [(start.x, start.y), (end.x, end.y)]
-    left = max(start.column + 0.02, min(start.x, end.x) - 0.04 - 0.004 * (end.y - start.y))
-    return [
-        (start.x, start.y),
-        (left, start.y + 0.8),
-        (left, end.y - 0.8),
-        (end.x, end.y),
+    points = [place(p) for p in points]
+    pieces = [piece for route in routes for piece in _folded([place(p) for p in route])]
+    places = [
+        Place(level // LEVELS + x, level % LEVELS, room)
+        for (x, _), level, room in zip(points, levels, _rooms(points), strict=True)
     ]
+    return Layout(tuple(places), tuple(pieces), 1 + max(levels, default=0) // LEVELS)
 
 
 def _levels(nodes: Sequence[Node]) -> list[int]:
@@ -75,10 +87,25 @@ def _levels(nodes: Sequence[Node]) -> list[int]:
     return found
 
 
-def _rooms(levels: Sequence[int], across: Sequence[float]) -> list[float]:
-    rooms = [1 - _LEFT - x for x in across]
-    order = sorted(range(len(levels)), key=lambda i: (levels[i], across[i]))
+def _folded(route: Sequence[Point]) -> list[tuple[Point, ...]]:
+    """A line from top to bottom as one line per column, each running out of its column."""
+    pieces: list[list[Point]] = [[]]
+    column = int(route[0][1]) // LEVELS
+    for x, level in route:
+        while level >= (column + 1) * LEVELS:
+            last = pieces[-1][-1][0] if pieces[-1] else column + x
+            pieces[-1].append((last, LEVELS - 0.45))
+            column += 1
+            pieces.append([(column + x, -0.55)])
+        pieces[-1].append((column + x, level - column * LEVELS))
+    return [tuple(piece) for piece in pieces]
+
+
+def _rooms(points: Sequence[Point]) -> list[float]:
+    """How far it is from every node to the next on its level, or to the next column."""
+    rooms = [1 - x for x, _ in points]
+    order = sorted(range(len(points)), key=lambda i: (points[i][1], points[i][0]))
     for i, j in zip(order, order[1:], strict=False):
-        if levels[i] == levels[j]:
-            rooms[i] = across[j] - across[i]
+        if points[i][1] == points[j][1]:
+            rooms[i] = points[j][0] - points[i][0]
     return rooms

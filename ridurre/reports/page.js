@@ -20,9 +20,8 @@
     return {
       background: "transparent", font: getComputedStyle(document.body).fontFamily,
       axis, view: { stroke: "transparent" }, header: text,
-      legend: { ...text, orient: "bottom", labelLimit: 0 },
+      legend: { ...text, orient: "bottom", columns: 3, labelLimit: 0 },
       text: { color: colour("--text"), fontSize: 12 },
-      autosize: { type: "fit-x", contains: "padding" },
     };
   }
 
@@ -73,8 +72,8 @@
 
   // The network: colours, a search that goes to what it finds, zoom.
 
-  const COLUMN = 210; // pixels that a column with legible names takes
-  const [low, high] = [-0.7, 29.7];
+  const COLUMN = 250; // pixels that a column with legible names takes
+  const [low, high] = [-0.7, specs.network ? specs.network.usermeta.levels - 0.3 : 0];
 
   async function zoomTo(x, y) {
     const view = views.network;
