@@ -5,6 +5,7 @@ Colours of axes and text are the page's, as they depend on the reader's dark or 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ def charts(facts: Facts) -> dict[str, dict[str, Any]]:
     return {name: spec for name, spec in made.items() if spec is not None}
 
 
+@functools.cache
 def javascript() -> str:
     """The libraries that draw the charts, as one script that needs no network.
 
@@ -71,7 +73,7 @@ def _spec(chart: Any, **rows: Rows) -> dict[str, Any] | None:
 
 
 def _accuracy(alt: Any, facts: Facts) -> dict[str, Any] | None:
-    names = {"accuracy": "after fine-tuning", "accuracy_before_finetuning": "before fine-tuning"}
+    names = {"accuracy": "fine-tuned", "accuracy_before_finetuning": "just cut"}
     rows = [
         {"round": s.step + 1, "when": said, "accuracy": getattr(s, name)}
         for s in facts.history

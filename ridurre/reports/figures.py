@@ -152,7 +152,7 @@ def _bytes(label: str, pair: Pair, hint: str) -> Row:
 
 
 def _latency(before: Spread | None, after: Spread | None) -> Row:
-    medians = (before and before.median, after and after.median)
+    medians = (before.median if before else None, after.median if after else None)
     hint = "one sample; median (quartiles) on this machine"
     return _relative(
         "latency", medians, hint, _both(_spread, (before, after)), _both(seconds, medians)
@@ -161,8 +161,7 @@ def _latency(before: Spread | None, after: Spread | None) -> Row:
 
 def _metric(name: str, before: float | None, after: float | None) -> Row:
     texts = _both(lambda x: _MISSING if x is None else f"{x:.4g}", (before, after))
-    known = before is not None and after is not None
-    change = f"{after - before:+.4f}".replace("-", "−") if known else ""
+    change = "" if before is None or after is None else f"{after - before:+.4f}".replace("-", "−")
     return Row(name, *texts, change, " → ".join(texts), None, "on the data that were given")
 
 
