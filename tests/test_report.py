@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import subprocess
 import sys
 
 import keras
@@ -100,7 +99,7 @@ def test_a_layer_without_a_rule_is_named_with_the_way_to_mend_it():
     report = compare(model, model)
     assert "register_rule(Odd)" in layer(report, "odd").reason
     assert "register_rule(Odd)" in layer(report, "a").reason
-    assert "register_rule(Odd)" in report.to_markdown()
+    assert r"register\_rule(Odd)" in report.to_markdown()
 
 
 def test_the_plan_says_which_units_went(model, plan):
@@ -315,14 +314,6 @@ def test_a_missing_package_is_named_and_nothing_is_written(report, tmp_path, mon
         report.save(path)
     assert path.read_text() == "before"
     report.save(tmp_path / "report.md")
-
-
-def test_importing_the_package_loads_nothing_that_only_pages_need():
-    script = (
-        "import sys, ridurre; "
-        "sys.exit(any(m in sys.modules for m in ('altair', 'igraph', 'vl_convert')))"
-    )
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_markdown_has_every_section_and_no_broken_row(report):

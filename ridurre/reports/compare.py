@@ -66,18 +66,18 @@ def compare(
         RequestError: `history` holds something else than `Step` records, or `criterion` is none.
     """
     steps = _steps(history)
-    source = None if data is None else _Source(data)
+    data = _repeatable(data)
     notes: list[str] = []
     sides = [
-        _Side("original", original, source, notes),
-        _Side("pruned model", pruned, source, notes),
+        _Side("original", original, data, notes),
+        _Side("pruned model", pruned, data, notes),
     ]
     times = _latencies(sides) if latency else [None, None]
     before, after = sides
     survivors = Survivors(before.graph, after.graph, plan)
     scores = {}
     if criterion is not None:
-        scores = _scores(criterion, before, source, seed)
+        scores = _scores(criterion, before, data, seed)
     return Report(
         original=before.facts(times[0]),
         pruned=after.facts(times[1]),
@@ -91,23 +91,24 @@ def compare(
     )
 
 
-class _Source:
-    """Labelled data that can be gone through once per model, whatever they are."""
+class _Kept(keras.utils.PyDataset):
+    """Batches that came one by one, to be gone through as often as needed."""
 
-    def __init__(self, data: Any) -> None:
-        one_by_one = isinstance(data, list) and data and isinstance(data[0], tuple)
-        self._kept = list(data) if isinstance(data, Iterator) or one_by_one else None
-        self._data = data
+    def __init__(self, batches: list[Any]) -> None:
+        super().__init__()
+        self._batches = batches
 
-    @property
-    def evaluable(self) -> Any:
-        """What ``evaluate`` takes."""
-        return self._data if self._kept is None else (item for item in self._kept)
+    def __len__(self) -> int:
+        return len(self._batches)
 
-    @property
-    def batches(self) -> Batches:
-        """What criteria take."""
-        return Batches(self._data if self._kept is None else iter(self._kept))
+    def __getitem__(self, index: int) -> Any:
+        return self._batches[index]
+
+
+def _repeatable(data: Any) -> Any:
+    """The data, such that every model sees all of them."""
+    one_by_one = isinstance(data, list) and data and isinstance(data[0], tuple)
+    return _Kept(list(data)) if isinstance(data, Iterator) or one_by_one else data
 
 
 class _Side:
@@ -116,13 +117,11 @@ class _Side:
     Args:
         role: what messages call it.
         model: is only read.
-        source: the data, if any.
+        data: to evaluate it on, if any.
         notes: take up what cannot be found out.
     """
 
-    def __init__(
-        self, role: str, model: keras.Model, source: _Source | None, notes: list[str]
-    ) -> None:
+    def __init__(self, role: str, model: keras.Model, data: Any, notes: list[str]) -> None:
         self.role, self.model, self.notes = role, model, notes
         self.graph = self._try("layers, MACs and groups", lambda: ChannelGraph(model))
         self.cost: Complexity | None = None
@@ -130,7 +129,7 @@ class _Side:
             self.cost = model_complexity(model)
             if self.cost.macs is None:
                 self._miss("MACs and activation memory", "its input size is open")
-        self.metrics = {} if source is None else self._evaluate(source)
+        self.metrics = {} if data is None else self._evaluate(data)
 
     def facts(self, latency: Spread | None) -> ModelFacts:
         """The model as a whole."""
@@ -163,13 +162,13 @@ class _Side:
         """Note that a criterion could not be used."""
         self._miss("importances", error)
 
-    def _evaluate(self, source: _Source) -> dict[str, float | None]:
-        if not source.batches.labelled:
+    def _evaluate(self, data: Any) -> dict[str, float | None]:
+        if not Batches(data).labelled:
             self._miss("accuracy", "the data have no labels")
         elif not self.model.compiled:
             self._miss("accuracy", "it is not compiled; compile it with a loss and metrics")
         else:
-            return _flat(compiled_metrics(self.model, source.evaluable))
+            return _flat(compiled_metrics(self.model, data))
         return {}
 
     def _try(self, what: str, find: Callable[[], Any]) -> Any:
@@ -194,16 +193,13 @@ def _steps(history: Iterable[Step]) -> tuple[Step, ...]:
     return steps
 
 
-def _scores(
-    criterion: Spec, side: _Side, source: _Source | None, seed: int | None
-) -> dict[int, np.ndarray]:
+def _scores(criterion: Spec, side: _Side, data: Any, seed: int | None) -> dict[int, np.ndarray]:
     """Scores by the index of the group; none where the criterion cannot say."""
     made = criteria.get(criterion)
     if side.graph is None:
         return {}
     try:
-        batches = None if source is None else source.batches
-        scores = made.score(side.graph, batches, seed=seed)
+        scores = made.score(side.graph, data, seed=seed)
     except RequestError as error:  # weights that are not finite, data that are missing
         side.miss_importances(error)
         return {}
