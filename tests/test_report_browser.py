@@ -24,13 +24,10 @@ EVIL = "<img src=x onerror=alert(1)>"
 PHONE = {"width": 375, "height": 800}
 DESKTOP = {"width": 1280, "height": 900}
 
-pytestmark = [
-    pytest.mark.skipif(
-        CHROMIUM is None and not os.environ.get("RIDURRE_REQUIRE_BROWSER"),
-        reason="Chromium is not installed; with RIDURRE_REQUIRE_BROWSER=1 this fails",
-    ),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None and not os.environ.get("RIDURRE_REQUIRE_BROWSER"),
+    reason="Chromium is not installed; with RIDURRE_REQUIRE_BROWSER=1 this fails",
+)
 
 #: Colours as the screen has them, and how bright they are (WCAG 2.2).
 CONTRAST = """() => {
@@ -99,16 +96,33 @@ def browser():
         running.close()
 
 
+def bare() -> ridurre.Report:
+    """A report that knows next to nothing."""
+    facts = report_on(net()).to_dict()
+    facts |= {"layers": [], "nodes": [], "groups": [], "history": [], "notes": ["a < b"]}
+    return ridurre.Report.from_dict(facts)
+
+
+PAGES = {
+    "net": lambda: report_on(net()),
+    "resnet": lambda: report_on(resnet18(10)),
+    "evil": lambda: report_on(net(EVIL, "<svg onload=alert(1)> & `|`")),
+    "bare": bare,
+}
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Pages by name, each written once."""
+    """Where pages are, each written when it is first asked for."""
     folder = tmp_path_factory.mktemp("pages")
-    report_on(net()).save(folder / "net.html")
-    resnet = resnet18(10)
-    report_on(resnet).save(folder / "resnet.html")
-    evil = net(EVIL, "<svg onload=alert(1)> & `|`")
-    report_on(evil).save(folder / "evil.html")
-    return folder
+
+    def file(name: str) -> Path:
+        path = folder / f"{name}.html"
+        if not path.exists():
+            PAGES[name]().save(path)
+        return path
+
+    return file
 
 
 @pytest.fixture
@@ -124,7 +138,7 @@ def visit(browser, files):
         page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
         page.on("dialog", lambda d: (wrong.append(f"dialog: {d.message}"), d.dismiss()))
         page.on("request", lambda r: r.url.startswith(("file:", "data:")) or wrong.append(r.url))
-        page.goto((files / f"{name}.html").as_uri())
+        page.goto(files(name).as_uri())
         page.wait_for_selector("html[data-ready=yes]", timeout=20_000)
         return page
 
@@ -270,10 +284,7 @@ def test_the_page_follows_the_screen_when_it_turns_dark(visit):
     )
 
 
-def test_a_report_without_charts_is_a_page_too(visit, files):
-    facts = report_on(net()).to_dict()
-    facts |= {"layers": [], "nodes": [], "groups": [], "history": [], "notes": ["a < b"]}
-    ridurre.Report.from_dict(facts).save(files / "bare.html")
+def test_a_report_without_charts_is_a_page_too(visit):
     page = visit("bare")
     assert page.locator("section").count() == 1
     assert "a < b" in page.inner_text(".notes")

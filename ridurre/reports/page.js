@@ -108,17 +108,19 @@
     await zoomTo([x - (b - a) / 2, x + (b - a) / 2], [low, high]);
   }
 
+  const colours = () => document.querySelector("[name=by]:checked").value;
+
   async function colourNodes() {
-    const by = document.querySelector("[name=by]:checked").value;
-    byId("cut-legend").hidden = by !== "by_cut";
-    await views.network.signal("by", by).runAsync();
+    byId("cut-legend").hidden = colours() !== "by_cut";
+    await views.network.signal("by", colours()).runAsync();
   }
 
   async function drawNetwork() {
-    await draw("network", specs.network);
-    await zoomTo(legible(), [low, high]);
-    await colourNodes();
-    await searchNodes();
+    const spec = structuredClone(specs.network);
+    for (const layer of spec.layer) layer.encoding.x.scale.domain = legible();
+    const now = { search: byId("node-search").value, by: colours() };
+    for (const param of spec.params) if (param.name in now) param.value = now[param.name];
+    await draw("network", spec);
   }
 
   if (specs.network) {
@@ -159,5 +161,5 @@
   }
 
   dark.addEventListener("change", drawAll);
-  drawAll();
+  requestAnimationFrame(() => setTimeout(drawAll)); // what can be read comes first
 })();
