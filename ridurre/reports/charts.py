@@ -250,7 +250,7 @@ def _importances(alt: Any, facts: Facts) -> dict[str, Any] | None:
         .encode(
             x=alt.X("low:Q", title=None).axis(tickCount=3, format="~g").scale(zero=False),
             x2="high:Q",
-            y=alt.Y("bottom:Q", title=None).axis(tickCount=3),
+            y=alt.Y("bottom:Q", title=None).axis(tickCount=3, tickMinStep=1),
             y2="top:Q",
             color=fate,
             tooltip=[

@@ -77,10 +77,13 @@ def size(value: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A time in seconds or milliseconds."""
+    """A time with a unit that fits."""
     if value is None:
         return _MISSING
-    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+    for unit, factor in (("s", 1), ("ms", 1e3)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.3g} µs"
 
 
 def arrow(pair: Pair, form: Callable[[float | None], str] = number) -> str:
