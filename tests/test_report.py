@@ -87,6 +87,17 @@ def test_a_protected_part_of_a_layer_is_explained(model):
     assert b.reason.startswith("2 of 7 cannot go: ")
 
 
+def test_a_shared_layer_is_one_line_with_the_work_of_all_its_calls():
+    inputs = keras.Input((4, 4, 5))
+    twice = L.Conv2D(5, 1, name="twice")
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(twice(twice(inputs)))))
+    report = compare(model, model)
+    assert [x.name for x in report.layers].count("twice") == 1
+    assert layer(report, "twice").parameters == (30, 30)
+    assert layer(report, "twice").macs == (2 * 16 * 25, 2 * 16 * 25)
+    assert [n.name for n in report.nodes].count("twice") == 2
+
+
 @pytest.mark.filterwarnings("ignore:Channels that flow into")
 def test_a_layer_without_a_rule_is_named_with_the_way_to_mend_it():
     class Odd(L.Layer):
@@ -348,6 +359,16 @@ def test_the_page_is_whole_without_a_network(report):
     assert "default-src 'none'" in page
 
 
+def test_what_is_no_finite_number_breaks_no_chart(report):
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    page = report.to_html()
+    charts = re.search(r'id="charts">(.*?)</script>', page)[1]
+    rows = json.loads(charts, parse_constant=refuse)["accuracy"]["datasets"]["rows"]
+    assert [row["accuracy"] for row in rows] == [0.75, None]
+
+
 def test_a_page_has_a_row_a_node_and_a_histogram_for_everything_in_a_deep_model():
     inputs = x = keras.Input((4, 4, 3))
     for i in range(100):
@@ -402,6 +423,7 @@ def test_a_run_reports_on_itself(model, rng):
     assert report.pruned.parameters == pruned.count_params()
     assert [s.step for s in report.history] == [0, 1]
     assert layer(report, "b").channels == (7, 5)
+    assert report.groups == compare(model, pruned).groups
     assert "| 1 |" in report.to_markdown()
 
 

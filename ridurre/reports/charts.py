@@ -181,7 +181,7 @@ def _network(alt: Any, facts: Facts) -> dict[str, Any] | None:
             align="left",
             baseline="middle",
             dx=9,
-            limit=alt.ExprRef("max(0, datum.room * width / span(domain('x')) - 18)"),
+            limit=alt.ExprRef(f"{found} ? 0 : max(1, datum.room * width / span(domain('x')) - 18)"),
             tooltip=False,
         )
         .encode(

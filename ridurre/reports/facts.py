@@ -160,7 +160,7 @@ class Facts:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data that fits into JSON; numbers that are not finite are None."""
-        return {"format": _FORMAT, **_plain(dataclasses.asdict(self))}
+        return {"format": _FORMAT, **plain(dataclasses.asdict(self))}
 
 
 def read_facts(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,9 +205,10 @@ def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Data that fit into JSON: lists for tuples, None for numbers that are not finite."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,7 @@ from typing import Any
 
 from ridurre.optional import load
 from ridurre.reports import charts, figures
-from ridurre.reports.facts import STATUSES, Facts
+from ridurre.reports.facts import STATUSES, Facts, plain
 
 _FOLDER = Path(__file__).parent
 
@@ -28,7 +28,7 @@ def render(facts: Facts) -> str:
         "statuses": STATUSES,
         "rows": figures.rows(facts),
         "layers": figures.listed(facts),
-        "charts": charts.charts(facts),
+        "charts": plain(charts.charts(facts)),
         "bundle": charts.javascript(),
         "style": (_FOLDER / "page.css").read_text("utf-8"),
         "script": (_FOLDER / "page.js").read_text("utf-8"),

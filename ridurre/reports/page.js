@@ -75,6 +75,8 @@
   const COLUMN = 250; // pixels that a column with legible names takes
   const [low, high] = [-0.7, specs.network ? specs.network.usermeta.levels - 0.3 : 0];
 
+  const columns = specs.network ? specs.network.usermeta.columns : 0;
+
   async function zoomTo(x, y) {
     const view = views.network;
     await view.signal("pan_x", x).signal("pan_y", y).runAsync();
@@ -92,8 +94,8 @@
   }
 
   function legible() {
-    const columns = Math.max(1, chartBox("network").clientWidth / COLUMN);
-    return [0, Math.min(columns, Math.max(specs.network.usermeta.columns, 1.5))];
+    const fitting = Math.max(1, chartBox("network").clientWidth / COLUMN);
+    return [0, Math.min(fitting, Math.max(columns, 1.5))];
   }
 
   async function searchNodes() {
@@ -129,7 +131,7 @@
       choice.addEventListener("change", colourNodes);
     byId("zoom-in").addEventListener("click", () => zoomBy(0.7));
     byId("zoom-out").addEventListener("click", () => zoomBy(1 / 0.7));
-    byId("zoom-all").addEventListener("click", () => zoomTo([0, specs.network.usermeta.columns], [low, high]));
+    byId("zoom-all").addEventListener("click", () => zoomTo([-0.02 * columns, columns], [low, high]));
   }
 
   // Importances: small pictures of the groups that are looked for.
