@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 # Held to one series: a newer one may find fault with unchanged code.
 LINTERS = ["ruff==0.17.*", "mypy==2.4.*"]
+REPORT = ["altair>=6", "igraph>=1", "jinja2", "vl-convert-python"]
 
 
 def read(name: str) -> str:
@@ -30,14 +31,24 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["ridurre", "ridurre.*"]),
-    package_data={"ridurre": ["py.typed"]},
+    package_data={"ridurre": ["py.typed"], "ridurre.reports": ["page.html", "page.js", "page.css"]},
     install_requires=read("requirements.txt").split(),
     entry_points={"console_scripts": ["ridurre = ridurre.cli:main"]},
     extras_require={
         "example": ["matplotlib"],
         "ray": ["ray"],
+        "report": REPORT,
         "sensitivity": ["joblib", "matplotlib", "pandas"],
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", "ray", *LINTERS],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist",
+            "hypothesis",
+            "matplotlib",
+            "playwright",
+            "ray",
+            *REPORT,
+            *LINTERS,
+        ],  # fmt: skip
     },
     classifiers=[
         "Intended Audience :: Developers",

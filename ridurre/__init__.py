@@ -16,6 +16,7 @@ from ridurre.plan import PruningPlan
 from ridurre.pruning import BasePruning
 from ridurre.recipes import iterative_prune, prune
 from ridurre.recovery import recover
+from ridurre.reports import Report, compare
 from ridurre.sensitivities import Sensitivity, sensitivity
 from ridurre.shrinking import Bins
 from ridurre.sparsity import LevelPrune, ThresholdPrune
@@ -66,6 +67,7 @@ __all__ = [
     "PruneDuringTraining",
     "PruningPlan",
     "RandomFilterPruning",
+    "Report",
     "RewindPruning",
     "RidurreError",
     "RidurreWarning",
@@ -75,6 +77,7 @@ __all__ = [
     "ThresholdPrune",
     "apply",
     "compact",
+    "compare",
     "criteria",
     "iterative_prune",
     "keep_zeros",

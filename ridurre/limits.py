@@ -57,14 +57,14 @@ class Accuracy:
                 "minimum_accuracy needs to know how accurate a model is. Expected evaluate_fn in "
                 "the constructor or validation_data in run_pruning. Received neither."
             )
-        self._evaluate_fn, self._data, self._metric = evaluate_fn, data, metric
-        self.minimum = minimum
+        self._evaluate_fn, self._metric = evaluate_fn, metric
+        self.data, self.minimum = data, minimum
 
     def of(self, model: keras.Model) -> float | None:
         """The accuracy of a compiled model; None if nobody says how to find it."""
         if self._evaluate_fn is not None:
             return _number(self._evaluate_fn(model), "evaluate_fn(model)")
-        return None if self._data is None else _compiled_metric(model, self._data, self._metric)
+        return None if self.data is None else _compiled_metric(model, self.data, self._metric)
 
     def holds(self, accuracy: float | None) -> bool:
         """Whether an accuracy is acceptable; one that is not a number is not."""
@@ -88,11 +88,16 @@ class Accuracy:
             )
 
 
-def _compiled_metric(model: keras.Model, data: Any, metric: str) -> float:
+def compiled_metrics(model: keras.Model, data: Any) -> dict[str, Any]:
+    """All that a compiled model's ``evaluate`` says of some data, by the metrics' names."""
     x, y, weight = data, None, None
     if isinstance(data, tuple | list):
         x, y, weight = keras.utils.unpack_x_y_sample_weight(tuple(data))
-    results = model.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)
+    return model.evaluate(x, y, sample_weight=weight, verbose=0, return_dict=True)
+
+
+def _compiled_metric(model: keras.Model, data: Any, metric: str) -> float:
+    results = compiled_metrics(model, data)
     if metric not in results:
         raise RequestError(
             f"The model has no metric {metric!r}. Expected `metric` to be one of those that "

@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,6 +246,19 @@ def measure_latency(
         raise RequestError(
             f"Expected positive numbers. Received: repeats={repeats}, batch_size={batch_size}."
         )
+    predict = prediction(model, batch_size=batch_size, input_shape=input_shape)
+    return statistics.median(timed(predict, repeats, warmup))
+
+
+def prediction(
+    model: keras.Model, *, batch_size: int = 1, input_shape: tuple[int, ...] | None = None
+) -> Callable[[], Any]:
+    """One compiled prediction on random inputs, to be timed; see `measure_latency`.
+
+    Raises:
+        ModelError: the model has no graph of layers.
+        RequestError: the sizes of the input are not known.
+    """
     check_model(model)
     if input_shape is None and any(None in t.shape[1:] for t in model.inputs):
         raise RequestError(
@@ -254,7 +267,7 @@ def measure_latency(
         )
     inputs = random_inputs(model, batch_size, input_shape)
     predict = run_compiled(model)
-    return statistics.median(timed(lambda: predict(inputs), repeats, warmup))
+    return lambda: predict(inputs)
 
 
 def call_latencies(trace: Trace, *, batch_size: int = 1, repeats: int = 5) -> list[float]:
@@ -277,10 +290,18 @@ def _call_latency(step: Step, repeats: int) -> float:
 
 def timed(action: Callable[[], Any], repeats: int, warmup: int) -> list[float]:
     """Wall times of an action in seconds, after some runs to warm up."""
-    times = []
+    return timed_in_turns([action], repeats, warmup)[0]
+
+
+def timed_in_turns(
+    actions: Sequence[Callable[[], Any]], repeats: int, warmup: int
+) -> list[list[float]]:
+    """Wall times of several actions in seconds; in turns, so that a busy machine hits all alike."""
+    times: list[list[float]] = [[] for _ in actions]
     for turn in range(warmup + repeats):
-        start = time.perf_counter()
-        action()
-        if turn >= warmup:
-            times.append(time.perf_counter() - start)
+        for action, found in zip(actions, times, strict=True):
+            start = time.perf_counter()
+            action()
+            if turn >= warmup:
+                found.append(time.perf_counter() - start)
     return times

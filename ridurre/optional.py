@@ -7,6 +7,9 @@ from typing import Any
 
 from ridurre.errors import RequestError
 
+#: What a package is called by pip, where that is something else.
+_DISTRIBUTIONS = {"vl_convert": "vl-convert-python"}
+
 
 def load(package: str, purpose: str, instead: str = "") -> Any:
     """A package that may not be installed.
@@ -23,6 +26,7 @@ def load(package: str, purpose: str, instead: str = "") -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         name = package.partition(".")[0]
+        name = _DISTRIBUTIONS.get(name, name)
         raise RequestError(
             f"{purpose} need {name}, which is not installed: pip install {name}. {instead}".strip()
         ) from error

@@ -26,6 +26,7 @@ from ridurre.errors import RequestError
 from ridurre.graph.select import Selector
 from ridurre.history import Step, Stopwatch
 from ridurre.limits import Accuracy, Evaluate, Goals
+from ridurre.reports import Report, compare
 from ridurre.run import Run, seed_layers
 from ridurre.surgery import distribution_of
 from ridurre.targets import Target, check_targets
@@ -156,6 +157,14 @@ class BasePruning(abc.ABC):
         """Why the last run ended."""
         return None if self._run is None else self._run.stopped
 
+    @property
+    def report(self) -> Report:
+        """The last good model next to the original; measured anew each time (see `compare`)."""
+        if self._run is None:
+            raise RequestError("There is nothing to report yet. Expected run_pruning(…) first.")
+        run = self._run
+        return compare(run.original, run.model, data=run.accuracy.data, history=run.history)
+
     @abc.abstractmethod
     def run_pruning_for_conv2d_layer(
         self, pruning_factor: float, layer: keras.Layer, layer_weight_mtx: np.ndarray
@@ -264,7 +273,7 @@ class BasePruning(abc.ABC):
         )
         while run.stopped is None:
             clock, step = Stopwatch(), len(run.history)
-            seed = self._seed_round(run, step)
+            seed = run.seed_round(self._seed, step)
             factor = self._factor(schedule, step)
             with clock.phase("cut"):
                 smaller = self._cut(run, factor)
@@ -343,18 +352,6 @@ class BasePruning(abc.ABC):
         if record.step + 1 == self._maximum_iterations:
             return "maximum_prune_iterations"
         return "stop_fn" if self._stop_fn is not None and self._stop_fn(record) else None
-
-    def _seed_round(self, run: Run, step: int) -> int | None:
-        """Seed a round of a run that is kept, from its number: the same whatever was before.
-
-        Returns:
-            A number to seed the model's layers with; None if they are to go on as they are.
-        """
-        if self._seed is None or run.store is None:
-            return None
-        seed = int(np.random.SeedSequence([self._seed, step]).generate_state(1)[0])
-        keras.utils.set_random_seed(seed)
-        return seed
 
     def _begin(self, run: Run) -> None:
         """Take up a run from its folder, or see whether a new one makes sense."""

@@ -30,6 +30,7 @@ class Run:
         history: the records of all finished rounds.
         stopped: why the run ended.
         store: where finished rounds are kept, if anywhere.
+        original: the model as it was given.
         ballot, goals, accuracy: what decides on layers and on the end; set before the first round.
     """
 
@@ -38,9 +39,13 @@ class Run:
     history: list[Step] = field(default_factory=list)
     stopped: str | None = None
     store: Checkpoints | None = None
+    original: keras.Model = field(init=False)
     ballot: Ballot = field(init=False)
     goals: Goals = field(init=False)
     accuracy: Accuracy = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.original = self.model
 
     def record(self, model: keras.Model, clock: Stopwatch, **facts: Any) -> Step:
         """What the round that made this model did.
@@ -128,6 +133,18 @@ class Run:
             self.model = compile_model(model)
         logger.info("Continuing after %d rounds, from %s.", len(self.history), self.store.folder)
         return True
+
+    def seed_round(self, seed: int | None, step: int) -> int | None:
+        """Seed a round of a run that is kept, from its number: the same whatever was before.
+
+        Returns:
+            A number to seed the model's layers with; None if they are to go on as they are.
+        """
+        if seed is None or self.store is None:
+            return None
+        number = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+        keras.utils.set_random_seed(number)
+        return number
 
 
 def seed_layers(model: keras.Model | None, seed: int | None) -> None:

@@ -28,6 +28,7 @@ LEVELS = (
     {"sensitivities", "export", "plots", "testing"},
     {"methods", "strategies"},
     {"pruning", "training", "finetune"},
+    {"reports"},
     {"recipes"},
     {"run", "strategy", "sparsity"},
     {"shrinking", "ballot", "limits"},
@@ -46,7 +47,7 @@ LEVELS = (
 )
 LEVEL = {name: row for row, names in enumerate(LEVELS) for name in names}
 
-HEAVY = ("matplotlib", "sklearn", "tensorflow_datasets")
+HEAVY = ("matplotlib", "sklearn", "tensorflow_datasets", "altair", "igraph", "vl_convert")
 BACKEND_ONLY = ("keras.src", "tensorflow", "jax", "jaxlib", "torch")
 PRIVATE_KERAS = {
     "_keras_history",

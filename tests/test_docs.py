@@ -98,6 +98,10 @@ def test_listings_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     elif page.name == "sensitivity.md":
         assert scope["found"].complete
         assert scope["half"].count_params() < scope["model"].count_params()
+    elif page.name == "reports.md":
+        assert {p.suffix for p in scope["folder"].iterdir()} == {".html", ".md", ".json"}
+        assert scope["report"].pruned.metrics["accuracy"] >= 0
+        assert len(scope["fixed"]) == 1
     elif page.name == "loop.md":
         assert scope["pruning"].history[-1].accuracy is not None
     else:

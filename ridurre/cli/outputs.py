@@ -13,7 +13,7 @@ import keras
 
 from ridurre.errors import RequestError
 from ridurre.files import write_whole
-from ridurre.optional import load
+from ridurre.reports import html
 
 
 def show(as_json: bool, facts: Any, text: Any) -> None:
@@ -56,8 +56,7 @@ def check_page(path: Path | None) -> None:
         return
     check_ending(path, (".html", ".md", ".json"))
     if path.suffix == ".html":
-        for package in ("altair", "igraph", "jinja2", "vl_convert"):
-            load(package, "Pages", "A report that ends in .md or .json does without.")
+        html.check_installed()
 
 
 def check_ending(path: Path, endings: tuple[str, ...]) -> None:
