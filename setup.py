@@ -35,7 +35,9 @@ setup(
     extras_require={
         "example": ["matplotlib"],
         "sensitivity": ["joblib", "matplotlib", "pandas"],
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", *LINTERS],
+        "pictures": ["matplotlib"],
+        "tensorboard": ["tensorboardX"],
+        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "matplotlib", "tensorboardX", *LINTERS],
     },
     classifiers=[
         "Intended Audience :: Developers",
