@@ -16,6 +16,7 @@ import keras
 
 from ridurre.errors import RequestError
 from ridurre.optional import load
+from ridurre.progress import shown
 from ridurre.sensitivities.bench import Bench
 from ridurre.sensitivities.probe import Change, Probe
 
@@ -76,7 +77,8 @@ def _measured(folder: str, change: Change) -> tuple[float | None, int | None, fl
         data, gauge, batch_size = pickle.loads((Path(folder) / "bench.pkl").read_bytes())
         _BENCHES[folder] = Bench(_loaded_model(Path(folder)), data, gauge, batch_size)
     start = time.monotonic()
-    value, removed = change.measure(_BENCHES[folder])
+    with shown(0):  # the bar is in the process that counts the points
+        value, removed = change.measure(_BENCHES[folder])
     return value, removed, time.monotonic() - start
 
 
