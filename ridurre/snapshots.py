@@ -180,7 +180,7 @@ class Snapshot:
             CheckpointError: the file cannot be read, or is not one of these.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 meta = json.loads(str(file["meta"]))
                 return cls(_parts(meta["parts"], file), meta["epoch"], meta["logs"])
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.core
 
 
 def read(folder):
-    events = accumulators.EventAccumulator(str(folder))
+    events = accumulators.EventAccumulator(str(folder), {"histograms": 0, "scalars": 0})
     events.Reload()
     return events
 

@@ -168,7 +168,8 @@ def test_a_model_is_drawn_like_its_record(recording, rng, tmp_path):
     model = masked(network(), rng, 0.5)
     path = tmp_path / "now.png"
     figure = ridurre.plots.masks(model, path)
-    assert images.open(path).size[0] > 300
+    with images.open(path) as picture:
+        assert picture.size[0] > 300
     masks = ridurre.Masks.of(model)
     assert bytes_of(figure) == bytes_of(ridurre.plots.masks(masks))
     for axes, keep in zip(figure.axes, masks.values(), strict=True):

@@ -74,7 +74,8 @@ def levels(**options):
 
 def refits(**options):
     model = network()
-    plan = ridurre.ChannelPrune(0.4).plan(model)
+    with shown(0):
+        plan = ridurre.ChannelPrune(0.4).plan(model)
     ridurre.recover(plan.exec(), model, plan, np.ones((8, 6, 6, 3)), **options)
 
 
@@ -94,10 +95,10 @@ def test_every_long_call_shows_a_bar(call, what, count, impatient, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert what in err
-    assert count in err
+    assert f"/{count.partition('/')[2]} [" in err
 
 
-@pytest.mark.parametrize("call", [*(call for call, *_ in CALLS), refits])
+@pytest.mark.parametrize("call", [*(call for call, *_ in CALLS)])
 def test_bars_can_be_switched_off(call, impatient, capsys):
     call(verbose=0)
     assert capsys.readouterr() == ("", "")
@@ -116,14 +117,6 @@ def test_short_calls_show_nothing(capsys):
     scores()
     refits()
     assert capsys.readouterr() == ("", "")
-
-
-def test_a_refit_has_a_bar(monkeypatch, capsys):
-    from ridurre.recovery import pair
-
-    monkeypatch.setattr(pair, "PATIENCE", 0.0)
-    refits()
-    assert "Refitting" in capsys.readouterr().err
 
 
 def test_the_search_for_a_measured_target_has_a_bar(monkeypatch, capsys):

@@ -1,10 +1,7 @@
 """What a recorder writes while `fit` runs, and what a recording reads."""
 
+import os
 import signal
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,10 +12,9 @@ import ridurre
 from ridurre import files, snapshots
 from ridurre.backend.training import attach_state
 from ridurre.errors import CheckpointError, RequestError, RidurreWarning
-from ridurre.snapshots import Histogram
+from ridurre.snapshots import Histogram, Snapshot
 
 pytestmark = pytest.mark.core
-ROOT = Path(__file__).parents[1]
 
 
 def network():
@@ -216,29 +212,32 @@ def test_histograms_of_nothing_and_of_what_is_not_finite():
     assert Histogram.of(np.array([np.nan, np.inf, 0.5, 0])).counts.sum() == 1
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
-def test_a_killed_run_leaves_readable_records(tmp_path):
-    script = f"""
-        import os, signal, sys
-        sys.path.insert(0, {str(ROOT / "tests")!r})
-        import ridurre
-        from ridurre import files
-        from test_recording import fit, network
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning", "ignore:.*fork:RuntimeWarning")
+def test_a_killed_run_leaves_readable_records(tmp_path, monkeypatch):
+    model, sync, synced = network(), files.sync, []
+    snapshot = Snapshot.of(model)
 
-        sync, synced = files.sync, []
-        def kill_in_the_third(path):
-            synced.append(path)
-            if len(synced) == 5:  # two for every record
-                os.kill(os.getpid(), signal.SIGKILL)
-            sync(path)
-        files.sync = kill_in_the_third
-        fit(network(), ridurre.Recorder({str(tmp_path)!r}), epochs=4)
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, capture_output=True, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert list(tmp_path.glob(files.UNFINISHED + "*"))
-    assert ridurre.Recording(tmp_path).epochs == [0, 1]
-    fit(network(), ridurre.Recorder(tmp_path), initial_epoch=1, epochs=3)
-    assert ridurre.Recording(tmp_path).epochs == [0, 1, 1, 2, 3]
+    def kill_in_the_third(path):
+        synced.append(path)
+        if len(synced) == 5:  # the file and the folder of every record
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(path)
+
+    monkeypatch.setattr(files, "sync", kill_in_the_third)
+    child = os.fork()
+    if not child:
+        try:
+            for number in range(4):
+                snapshot.save(tmp_path / f"record_{number:06d}.npz")
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert sorted(p.name[:15] for p in tmp_path.iterdir()) == [
+        "record_000000.n",
+        "record_000001.n",
+        "unfinished_reco",
+    ]
+    assert len(ridurre.Recording(tmp_path)) == 2
+    fit(model, ridurre.Recorder(tmp_path), epochs=2)
+    assert ridurre.Recording(tmp_path).epochs == [0, 0, 1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,7 @@ class SparsityBoard(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """Open a file and look at the model as it is."""
         self.close()
-        self._writer = self._make(self._log_dir)
+        self._writer = self._make(self._log_dir, filename_suffix=f".{time.time_ns()}")
         self._start: Snapshot | None = Snapshot.of(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
