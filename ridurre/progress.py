@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 logger = logging.getLogger("ridurre")
 T = TypeVar("T")
 
-#: Seconds before a bar appears, where short calls are the rule.
+#: Seconds before a bar appears, unless it is said how long.
 PATIENCE = 1.0
 _shown: ContextVar[bool] = ContextVar("ridurre_progress", default=True)
 
@@ -44,7 +44,8 @@ class Bar:
         total: how many units there are; None if that is not known.
         unit: what is counted.
         done: how many are done already.
-        patience: seconds before it appears.
+        patience: seconds before it appears, so that what is done soon shows none; None for
+            `PATIENCE`.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Bar:
         *,
         unit: str = "step",
         done: int = 0,
-        patience: float = 0.0,
+        patience: float | None = None,
     ) -> None:
         self._what, self._total, self._unit, self._done = what, total, unit, done
         self._bar: Any = None
@@ -64,7 +65,7 @@ class Bar:
                 total=total,
                 unit=f" {unit}",
                 initial=done,
-                delay=patience,
+                delay=PATIENCE if patience is None else patience,
                 leave=None,  # inner bars go when they are full
                 dynamic_ncols=True,
             )
@@ -97,7 +98,7 @@ class Bar:
 
 
 def track(
-    items: Iterable[T], what: str, *, unit: str = "step", patience: float = PATIENCE
+    items: Iterable[T], what: str, *, unit: str = "step", patience: float | None = None
 ) -> Iterator[T]:
     """The items, with a bar; their number is taken from ``len`` or ``__length_hint__``."""
     total = operator.length_hint(items) or None

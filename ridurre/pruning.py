@@ -253,9 +253,8 @@ class BasePruning(abc.ABC):
             if checkpoint_dir is not None:
                 run.store = Checkpoints(checkpoint_dir, self._settings(run))
             self._begin(run)
-            with Bar(
-                "Pruning", self._maximum_iterations, unit="round", done=len(run.history)
-            ) as bar:
+            rounds, done = self._maximum_iterations, len(run.history)
+            with Bar("Pruning", rounds, unit="round", done=done, patience=0) as bar:
                 self._loop(run, prune_factor_scheduler_fn, bar)
         return run.model, run.epochs
 

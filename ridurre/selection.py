@@ -21,7 +21,7 @@ from ridurre.criteria.base import Scores
 from ridurre.errors import RequestError
 from ridurre.graph import ChannelGraph, Group
 from ridurre.plan import Planner
-from ridurre.progress import PATIENCE, Bar
+from ridurre.progress import Bar
 
 SCOPES = ("local", "global", "isomorphic", "knapsack")
 STREAMS = ("rank", "leave", "apart")
@@ -209,7 +209,7 @@ class Ranking:
                 f"{describe(self.request(high))} remain. Expected a larger target, or looser "
                 "limits (min_channels, min_fraction, round_to, layers, protect, streams)."
             )
-        with Bar("Searching", (high - 1).bit_length(), unit="try", patience=PATIENCE) as bar:
+        with Bar("Searching", (high - 1).bit_length(), unit="try") as bar:
             while high - low > 1:
                 middle = (low + high) // 2
                 low, high = (low, middle) if reached(self.request(middle)) else (middle, high)

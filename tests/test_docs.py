@@ -64,6 +64,10 @@ def test_listings_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     elif page.name == "sensitivity.md":
         assert scope["found"].complete
         assert scope["half"].count_params() < scope["model"].count_params()
+    elif page.name == "pictures.md":
+        names = {"conv1", "masks", "now", "rounds", "sparsity", "weights", "logs", "recording"}
+        assert {path.stem for path in scope["folder"].iterdir()} == names
+        assert scope["recording"].total_sparsity[-1] == pytest.approx(0.9, abs=0.01)
     elif page.name == "loop.md":
         assert scope["pruning"].history[-1].accuracy is not None
     else:

@@ -13,7 +13,7 @@ from keras import ops
 from models import NETWORKS, bn, head, three_deep, two_residual_blocks
 
 import ridurre
-from ridurre import recovery
+from ridurre import progress, recovery
 from ridurre.backend import to_numpy
 from ridurre.data import Batches, random_inputs
 from ridurre.errors import PlanMismatchError, RequestError
@@ -748,7 +748,7 @@ def test_models_and_plans_that_do_not_belong_together():
 
 
 def test_the_progress_bar(capsys, monkeypatch):
-    monkeypatch.setattr(recovery.pair, "PATIENCE", 0.0)
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
     model = ready(chain)
     smaller, plan = pruned(model)
     recover(smaller, model, plan, pictures(model), verbose=0)

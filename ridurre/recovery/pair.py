@@ -19,7 +19,7 @@ from ridurre.graph.rules import Call
 from ridurre.graph.trace import Trace
 from ridurre.masks import Masks
 from ridurre.plan import Planner, PruningPlan
-from ridurre.progress import PATIENCE, Bar
+from ridurre.progress import Bar
 from ridurre.surgery import Alive
 
 L = keras.layers
@@ -97,7 +97,7 @@ class Pair:
         memory = self.settings.memory // 2
         walks = [Forward(s.trace, self.batches, memory=memory) for s in (self.old, self.new)]
         logger.debug("Recovery %s: walking through both models.", title)
-        with Bar("Refitting", len(self.new.trace.calls), unit="layer", patience=PATIENCE) as bar:
+        with Bar("Refitting", len(self.new.trace.calls), unit="layer") as bar:
             for old, new in zip(*walks, strict=True):
                 yield old, new
                 new.run()

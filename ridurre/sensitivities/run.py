@@ -195,7 +195,7 @@ def _measure(
     if done:
         logger.info("%d of %d points are on disk.", len(done), len(order))
     measure = _one_by_one if workers == 1 or len(todo) < 2 else Workers(workers).measure
-    with Bar("Sensitivity", len(order), unit="point", done=len(done)) as bar:
+    with Bar("Sensitivity", len(order), unit="point", done=len(done), patience=0) as bar:
         for probe, result in measure(todo, bench, budget):
             done[probe.key] = result
             if journal is not None:
