@@ -21,7 +21,7 @@ from ridurre.weights import Weight, weights_of
 
 BINS = 128
 #: How the names of the files of a recording look; sorted, they are in order.
-PATTERN = "record_*.npz"
+PATTERN = f"record_{6 * '[0-9]'}.npz"
 _FORMAT = 1
 #: The range of a histogram of nothing: any other is wider.
 _NO_RANGE = -64

@@ -194,6 +194,14 @@ def test_sparsity_over_epochs(recording, tmp_path):
     assert (tmp_path / "sparsity.png").stat().st_size > 1000
 
 
+def test_epochs_that_begin_anew_are_not_an_axis(tmp_path):
+    record(tmp_path, network(), network())
+    Snapshot(Snapshot.of(network()).parts, 0).save(tmp_path / "record_000002.npz")
+    axes = ridurre.Recording(tmp_path).plot_sparsity().axes[0]
+    assert axes.get_lines()[0].get_xdata().tolist() == [0, 1, 2]
+    assert axes.get_xlabel() == "number of the record"
+
+
 def test_layers_are_chosen_by_name(recording, tmp_path):
     assert len(recording.plot_masks(layers="dense").axes) == 1
     assert len(recording.plot_masks(layers=["dense/kernel", "conv"]).axes) == 2

@@ -12,7 +12,6 @@ import numpy as np
 
 from ridurre.backend.training import attach_state
 from ridurre.checks import check_count
-from ridurre.errors import RequestError
 from ridurre.optional import load
 from ridurre.snapshots import Histogram, Part, Snapshot
 
@@ -45,9 +44,7 @@ class SparsityBoard(keras.callbacks.Callback):
         self, log_dir: str | os.PathLike[str], *, every: int = 1, histograms: bool = True
     ) -> None:
         super().__init__()
-        check_count("every", every)
-        if every == 0:
-            raise RequestError("Expected every, a number from 1. Received: 0.")
+        check_count("every", every, 1)
         self._log_dir, self._every, self._histograms = os.fspath(log_dir), every, histograms
         self._make = load("tensorboardX", "Entries for TensorBoard").SummaryWriter
         self._writer: Any = None

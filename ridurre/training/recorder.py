@@ -14,7 +14,7 @@ import numpy as np
 
 from ridurre.backend.training import attach_state
 from ridurre.checks import check_choice, check_count
-from ridurre.errors import CheckpointError, RequestError, RidurreWarning
+from ridurre.errors import CheckpointError, RidurreWarning
 from ridurre.snapshots import PATTERN, Snapshot
 
 
@@ -52,9 +52,7 @@ class Recorder(keras.callbacks.Callback):
         self, folder: str | os.PathLike[str], *, every: int = 1, unit: str = "epoch"
     ) -> None:
         super().__init__()
-        check_count("every", every)
-        if every == 0:
-            raise RequestError("Expected every, a number from 1. Received: 0.")
+        check_count("every", every, 1)
         self.folder = Path(folder)
         self._every, self._unit = every, check_choice("unit", unit, ("epoch", "step"))
         self._last: Snapshot | None = None
@@ -120,7 +118,7 @@ class Recorder(keras.callbacks.Callback):
             self._add(snapshot, logs, self._epoch)
 
     def _add(self, snapshot: Snapshot, logs: Mapping[str, Any] | None, epoch: float) -> None:
-        numbers = {k: float(np.asarray(v)) for k, v in (logs or {}).items()}
+        numbers = {k: float(v) for k, v in (logs or {}).items() if np.ndim(v) == 0}
         snapshot = dataclasses.replace(snapshot, epoch=epoch, logs=numbers)
         path = self.folder / f"record_{self._number:06d}.npz"
         try:
