@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ridurre.errors import RequestError
 from ridurre.files import write_whole
 from ridurre.optional import load
 
-#: Seconds that a film rests on its last frame before it begins again.
+#: Seconds that a GIF rests on its last frame before it begins again.
 REST = 1.5
 
 
@@ -55,33 +57,45 @@ def filmed(
     Raises:
         RequestError: another ending, or what is needed for this one is not installed.
     """
-    writer = _writer(Path(path), fps)
+    path = Path(path)
+    writers = {".gif": _write_gif, ".mp4": _write_mp4}
+    write = writers.get(path.suffix.lower())
+    if write is None:
+        raise RequestError(f"Expected a file that ends in .gif or .mp4. Received: {str(path)!r}.")
+    if write is _write_mp4:
+        _check_ffmpeg(path)
     draw(0)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # nothing moves from now on, and frames are made faster
-
-    def write(unfinished: Path) -> None:
-        with writer.saving(figure, str(unfinished), dpi=100):
-            for frame in range(count):
-                draw(frame)
-                writer.grab_frame()
-            for _ in range(round(fps * REST)):
-                writer.grab_frame()
-
-    write_whole(path, write)
+    write_whole(path, lambda unfinished: write(figure, map(draw, range(count)), unfinished, fps))
 
 
-def _writer(path: Path, fps: float) -> Any:
-    """What writes films of this ending."""
-    animation = load("matplotlib.animation", "Pictures")
-    if path.suffix.lower() == ".gif":
-        return animation.PillowWriter(fps=fps)
-    if path.suffix.lower() != ".mp4":
-        raise RequestError(f"Expected a file that ends in .gif or .mp4. Received: {str(path)!r}.")
-    if not animation.FFMpegWriter.isAvailable():
+def _write_gif(figure: Any, frames: Iterator[Any], path: Path, fps: float) -> None:
+    """Every frame takes as long, and the last one longer."""
+    Image = load("PIL.Image", "Pictures")
+    canvas = load("matplotlib.backends.backend_agg", "Pictures").FigureCanvasAgg(figure)
+    images = []
+    for _ in frames:
+        canvas.draw()
+        images.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    durations = [round(1000 / fps)] * len(images)
+    durations[-1] += round(1000 * REST)
+    images[0].save(
+        path, save_all=True, append_images=images[1:], duration=durations, loop=0, format="GIF"
+    )
+
+
+def _write_mp4(figure: Any, frames: Iterator[Any], path: Path, fps: float) -> None:
+    writer = load("matplotlib.animation", "Pictures").FFMpegWriter(fps=fps, codec="h264")
+    with writer.saving(figure, str(path), dpi=100):
+        for _ in frames:
+            writer.grab_frame()
+
+
+def _check_ffmpeg(path: Path) -> None:
+    if not load("matplotlib.animation", "Pictures").FFMpegWriter.isAvailable():
         raise RequestError(
             "MP4 films need the program ffmpeg, which is not on the PATH. Install it (say, "
             "apt install ffmpeg, brew install ffmpeg), or write a .gif, which needs nothing more. "
             f"Received: {str(path)!r}."
         )
-    return animation.FFMpegWriter(fps=fps, codec="h264")

@@ -96,6 +96,11 @@ def test_steps_are_counted_over_epochs(tmp_path):
         assert same_masks(recording.masks(number), watch.seen[step - 1])
 
 
+def test_epochs_are_recorded_without_asking_for_steps(tmp_path):
+    asked = ridurre.Recorder(tmp_path).on_train_batch_end
+    assert asked.__func__ is keras.callbacks.Callback.on_train_batch_end  # or Keras would wait
+
+
 def test_every_third_epoch_and_the_last(tmp_path):
     fit(network(), ridurre.Recorder(tmp_path, every=3), epochs=5)
     assert ridurre.Recording(tmp_path).epochs == [0, 3, 5]

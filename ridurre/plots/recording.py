@@ -194,7 +194,7 @@ class Recording:
         layers: Layers = None,
         fps: float = 4,
     ) -> Path:
-        """Write a film with a frame per record, which rests on the last one.
+        """Write a film with a frame per record; a GIF rests on the last one.
 
         Args:
             path: ends in ``.gif``, or in ``.mp4`` where ffmpeg is installed.

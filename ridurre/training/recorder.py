@@ -60,6 +60,8 @@ class Recorder(keras.callbacks.Callback):
         self._logs: Mapping[str, Any] = {}
         self._steps = self._steps_before = 0  # of training in this fit, and before this epoch
         self._number = self._epoch = 0
+        if unit == "step":  # Keras waits for the end of every step that a callback asks for
+            self.on_train_batch_end = self._count_step
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Look at the model and the folder; the first epoch tells when this is."""
@@ -84,14 +86,6 @@ class Recorder(keras.callbacks.Callback):
             self._add_if_new(self._start, {})
             self._start = None
 
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Record, if steps are counted and one is due."""
-        before, self._steps = self._steps, self._steps_before + batch + 1
-        if self._unit == "step" and self._steps // self._every > before // self._every:
-            length = (self.params or {}).get("steps")
-            part = (batch + 1) / length if length else 0.0
-            self._add(self._look(), logs, self._epoch + part)
-
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Record, if epochs are counted and one is due."""
         self._epoch, self._steps_before, self._logs = epoch + 1, self._steps, logs or {}
@@ -108,6 +102,14 @@ class Recorder(keras.callbacks.Callback):
         self._steps = self._steps_before = 0
         self._last = self._start = None
         self._logs = {}
+
+    def _count_step(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Record, if one is due."""
+        before, self._steps = self._steps, self._steps_before + batch + 1
+        if self._steps // self._every > before // self._every:
+            length = (self.params or {}).get("steps")
+            part = (batch + 1) / length if length else 0.0
+            self._add(self._look(), logs, self._epoch + part)
 
     def _look(self) -> Snapshot:
         attach_state(self.model)
