@@ -60,12 +60,14 @@ class Bar:
         self._what, self._total, self._unit, self._done = what, total, unit, done
         self._bar: Any = None
         if _shown.get() and keras.config.is_interactive_logging_enabled():
+            patience = PATIENCE if patience is None else patience
             self._bar = tqdm(
                 desc=what,
                 total=total,
                 unit=f" {unit}",
                 initial=done,
-                delay=PATIENCE if patience is None else patience,
+                delay=patience,
+                mininterval=0.1 if patience else 0.0,  # long steps are all shown
                 leave=None,  # inner bars go when they are full
                 dynamic_ncols=True,
             )

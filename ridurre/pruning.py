@@ -111,7 +111,7 @@ class BasePruning(abc.ABC):
         minimum_accuracy: float | None = None,
         stop_fn: Callable[[Step], bool] | None = None,
         seed: int | None = None,
-        verbose: int = 1,
+        verbose: int = 0,
     ) -> None:
         check_callable("model_compile_fn", model_compile_fn)
         check_optional("model_finetune_fn", model_finetune_fn, check_callable)

@@ -50,10 +50,10 @@ def stages(**options):
     ridurre.iterative_prune(lambda model: True, both, network(), **options)
 
 
-def rounds(**options):
+def rounds(verbose=1):
     ridurre.RandomFilterPruning(
         0.2, lambda m: None, None, 0, maximum_prune_iterations=2, maximum_pruning_percent=None,
-        seed=0, **options,
+        seed=0, verbose=verbose,
     ).run_pruning(network())  # fmt: skip
 
 
