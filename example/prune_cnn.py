@@ -146,7 +146,6 @@ def prune(
         maximum_pruning_percent=options.max_pruned,
         nb_trained_for_epochs=options.epochs,
         seed=options.seed,
-        verbose=0,  # every step prints a line of its own
     )
     pruned, _ = pruning.run_pruning(model)
     accuracies = trainer.accuracies[1:]
