@@ -39,6 +39,8 @@ setup(
         "ray": ["ray"],
         "report": REPORT,
         "sensitivity": ["joblib", "matplotlib", "pandas"],
+        "pictures": ["matplotlib"],
+        "tensorboard": ["tensorboardX"],
         "test": [
             "pytest>=8",
             "pytest-xdist",
@@ -46,6 +48,7 @@ setup(
             "matplotlib",
             "playwright",
             "ray",
+            "tensorboardX",
             *REPORT,
             *LINTERS,
         ],  # fmt: skip

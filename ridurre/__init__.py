@@ -1,6 +1,6 @@
 """ridurre: give it a Keras model, get a smaller one that computes the same without what it lost."""
 
-from ridurre import criteria, schedules, strategies, testing
+from ridurre import criteria, plots, schedules, strategies, testing
 from ridurre.compacting import compact
 from ridurre.criteria import Criterion
 from ridurre.cut import prune_batchnorm, prune_conv, prune_related_conv
@@ -13,6 +13,7 @@ from ridurre.masks import Masks
 from ridurre.measure import Complexity, measure_latency, model_complexity
 from ridurre.methods import ChannelPruning, KMeansFilterPruning, RandomFilterPruning
 from ridurre.plan import PruningPlan
+from ridurre.plots import Recording
 from ridurre.pruning import BasePruning
 from ridurre.recipes import iterative_prune, prune
 from ridurre.recovery import recover
@@ -30,7 +31,9 @@ from ridurre.training import (
     MagnitudePercentage,
     MagnitudeThreshold,
     PruneDuringTraining,
+    Recorder,
     RewindPruning,
+    SparsityBoard,
     lottery_ticket,
     pruning_callback,
 )
@@ -67,12 +70,15 @@ __all__ = [
     "PruneDuringTraining",
     "PruningPlan",
     "RandomFilterPruning",
+    "Recorder",
+    "Recording",
     "Report",
     "RewindPruning",
     "RidurreError",
     "RidurreWarning",
     "Rule",
     "Sensitivity",
+    "SparsityBoard",
     "Target",
     "ThresholdPrune",
     "apply",
@@ -84,6 +90,7 @@ __all__ = [
     "lottery_ticket",
     "measure_latency",
     "model_complexity",
+    "plots",
     "prune",
     "prune_batchnorm",
     "prune_conv",

@@ -57,10 +57,12 @@ def check_fraction(name: str, value: Any, *, below_one: bool = False) -> float:
     return float(value)
 
 
-def check_count(name: str, value: Any) -> None:
-    """A whole number from 0; raises `RequestError`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 0:
-        raise RequestError(f"Expected {name} to be a whole number from 0. Received: {value!r}.")
+def check_count(name: str, value: Any, least: int = 0) -> None:
+    """A whole number from 0, or from another one; raises `RequestError`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise RequestError(
+            f"Expected {name} to be a whole number from {least}. Received: {value!r}."
+        )
 
 
 def check_list(name: str, value: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +102,13 @@ class Batches:
             if left == 0:
                 return
 
+    def __length_hint__(self) -> int:
+        """How many batches there are, if that is known without looking; else 0."""
+        if self._arrays is None:
+            return 0 if self._samples else operator.length_hint(self._source)
+        samples = min(len(self._order), self._samples or len(self._order))
+        return -(-samples // self._batch_size)
+
     def first_samples(self, samples: int) -> Batches:
         """The same data, ending after so many samples."""
         return Batches(self, samples=samples)
@@ -149,6 +157,9 @@ class _Rebatched:
     def __init__(self, data: Batches, batch_size: int, batches: int) -> None:
         self._data, self._batch_size, self._batches = data, batch_size, batches
 
+    def __length_hint__(self) -> int:
+        return min(self._batches, operator.length_hint(self._data) or self._batches)
+
     def __iter__(self) -> Iterator[Batch]:
         parts = (
             batch.slice(start, start + self._batch_size)
@@ -163,6 +174,9 @@ class _Indexed:
 
     def __init__(self, data: keras.utils.PyDataset) -> None:
         self._data = data
+
+    def __length_hint__(self) -> int:
+        return self._data.num_batches or 0
 
     def __iter__(self) -> Iterator[Any]:
         index = 0

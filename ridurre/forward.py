@@ -104,6 +104,9 @@ class Forward:
         if not self.batches:
             raise RequestError("The data hold no samples. Expected at least one batch.")
 
+    def __length_hint__(self) -> int:
+        return len(self.trace.calls)
+
     def __iter__(self) -> Iterator[Step]:
         if self._started:
             raise RequestError("A Forward is walked through once. Make another one.")

@@ -30,6 +30,7 @@ from ridurre.forward import Forward, Step, run_call
 from ridurre.graph.rules import Call, Work, rule_for
 from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.trace import Trace
+from ridurre.progress import track
 from ridurre.tables import aligned
 
 
@@ -279,7 +280,8 @@ def call_latencies(trace: Trace, *, batch_size: int = 1, repeats: int = 5) -> li
         repeats: timed runs, after two to warm up.
     """
     data = [Batch(random_inputs(trace.model, batch_size))]
-    return [_call_latency(step, repeats) for step in Forward(trace, data)]
+    steps = track(Forward(trace, data), "Measuring latencies", unit="layer")
+    return [_call_latency(step, repeats) for step in steps]
 
 
 def _call_latency(step: Step, repeats: int) -> float:

@@ -26,6 +26,7 @@ from ridurre.errors import RequestError
 from ridurre.graph.select import Selector
 from ridurre.history import Step, Stopwatch
 from ridurre.limits import Accuracy, Evaluate, Goals
+from ridurre.progress import Bar, shown
 from ridurre.reports import Report, compare
 from ridurre.run import Run, seed_layers
 from ridurre.surgery import distribution_of
@@ -81,7 +82,7 @@ class BasePruning(abc.ABC):
         minimum_accuracy: the smallest accuracy accepted after a round's fine-tuning.
         stop_fn: ``fn(step) -> bool``, asked with the `Step` of every accepted round.
         seed: of all random choices; None for a different run every time.
-        verbose: 1 shows a progress bar over the rounds, 0 nothing.
+        verbose: 1 shows progress bars, 0 none.
 
     Attributes:
         model: the last good model: the one a finished round left, or the original. It is still
@@ -256,21 +257,17 @@ class BasePruning(abc.ABC):
         self._run = run = Run(model, self._run.epochs if self._run else self._trained_epochs)
         run.accuracy = Accuracy(self._evaluate_fn, validation_data, self._metric, self._minimum)
         run.ballot = self._prepare(model)
-        with keras.saving.custom_object_scope(custom), distribution_of(model):
+        with keras.saving.custom_object_scope(custom), distribution_of(model), shown(self._verbose):
             run.goals = Goals(self._targets, model)
             if checkpoint_dir is not None:
                 run.store = Checkpoints(checkpoint_dir, self._settings(run))
             self._begin(run)
-            self._loop(run, prune_factor_scheduler_fn)
+            rounds, done = self._maximum_iterations, len(run.history)
+            with Bar("Pruning", rounds, unit="round", done=done, patience=0) as bar:
+                self._loop(run, prune_factor_scheduler_fn, bar)
         return run.model, run.epochs
 
-    def _loop(self, run: Run, schedule: Callable[[float, int], float] | None) -> None:
-        bar = keras.utils.Progbar(
-            self._maximum_iterations,
-            verbose=self._verbose,
-            unit_name="round",
-            stateful_metrics=["filters"],
-        )
+    def _loop(self, run: Run, schedule: Callable[[float, int], float] | None, bar: Bar) -> None:
         while run.stopped is None:
             clock, step = Stopwatch(), len(run.history)
             seed = run.seed_round(self._seed, step)
@@ -284,7 +281,7 @@ class BasePruning(abc.ABC):
                 record = self._train(run, smaller, factor, clock)
                 run.finish(record, smaller)
                 run.stop(self._reason(run, record))
-                bar.update(step + 1, [("filters", record.filters)])
+                bar.advance(filters=record.filters)
             run.save(self.rng)
 
     def _prepare(self, model: keras.Model) -> Ballot:

@@ -16,6 +16,7 @@ from ridurre.checks import check_callable, check_list
 from ridurre.dependency import DependencyGraph
 from ridurre.errors import RequestError, RidurreWarning
 from ridurre.masking import keep_zeros
+from ridurre.progress import shown, track
 from ridurre.shrinking import Settings, Shrinking, merged_requests
 from ridurre.sparsity import WeightPrune
 from ridurre.strategy import ChannelPrune
@@ -28,7 +29,7 @@ logger = logging.getLogger("ridurre")
 Recipe: TypeAlias = "Strategy | Sequence[Strategy | None] | Mapping[Any, Strategy]"
 
 
-def prune(strategy: Recipe, model: keras.Model) -> keras.Model:
+def prune(strategy: Recipe, model: keras.Model, *, verbose: int = 1) -> keras.Model:
     """A pruned model by a strategy; the original is not touched.
 
     Channels go first, physically; single weights are set to zero in what is left. Fractions are of
@@ -40,6 +41,7 @@ def prune(strategy: Recipe, model: keras.Model) -> keras.Model:
             (convolutions and dense layers in order, the last one included; None leaves a layer
             alone); or a dictionary from names or regular expressions of layers to strategies.
         model: a built Functional or Sequential model; for single weights any built model.
+        verbose: 1 shows progress bars of what takes long, 0 none.
 
     Returns:
         The new model, compiled like the original if that is compiled.
@@ -48,7 +50,8 @@ def prune(strategy: Recipe, model: keras.Model) -> keras.Model:
         RequestError: something else than strategies, or a list of another length.
         NothingToPruneError: nothing of the model can be removed.
     """
-    return _pruned(strategy, model, model)
+    with shown(verbose):
+        return _pruned(strategy, model, model)
 
 
 def iterative_prune(
@@ -56,6 +59,8 @@ def iterative_prune(
     stages: Sequence[Recipe],
     model: keras.Model,
     max_tries: int = 5,
+    *,
+    verbose: int = 1,
 ) -> keras.Model:
     """Prune in stages, and train until each is good enough.
 
@@ -69,6 +74,7 @@ def iterative_prune(
         stages: what `prune` takes, one after the other.
         model: is not changed.
         max_tries: how often `finetune` is called in a stage, at most.
+        verbose: 1 shows progress bars, 0 none.
 
     Returns:
         The model of the last stage that was good enough; if there is none, a copy of `model`. With
@@ -82,18 +88,20 @@ def iterative_prune(
     if not isinstance(max_tries, int) or max_tries < 1:
         raise RequestError(f"Expected max_tries from 1. Received: {max_tries!r}.")
     reached = duplicate(model, keep_compiled=True)
-    for number, stage in enumerate(stages, 1):
-        pruned = _pruned(stage, reached, model)
-        if not _good_enough(finetune, pruned, max_tries):
-            warnings.warn(
-                f"Stage {number} of {len(stages)} was not good enough after {max_tries} "
-                f"fine-tunings; the result is the model of stage {number - 1}.",
-                RidurreWarning,
-                stacklevel=2,
-            )
-            return reached
-        logger.info("Stage %d of %d is good enough.", number, len(stages))
-        reached = pruned
+    counted = track(stages, "Pruning", unit="stage", patience=0)
+    with shown(verbose):
+        for number, stage in enumerate(counted, 1):
+            pruned = _pruned(stage, reached, model)
+            if not _good_enough(finetune, pruned, max_tries):
+                warnings.warn(
+                    f"Stage {number} of {len(stages)} was not good enough after {max_tries} "
+                    f"fine-tunings; the result is the model of stage {number - 1}.",
+                    RidurreWarning,
+                    stacklevel=2,
+                )
+                return reached
+            logger.info("Stage %d of %d is good enough.", number, len(stages))
+            reached = pruned
     return reached
 
 

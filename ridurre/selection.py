@@ -21,6 +21,7 @@ from ridurre.criteria.base import Scores
 from ridurre.errors import RequestError
 from ridurre.graph import ChannelGraph, Group
 from ridurre.plan import Planner
+from ridurre.progress import Bar
 
 SCOPES = ("local", "global", "isomorphic", "knapsack")
 STREAMS = ("rank", "leave", "apart")
@@ -208,9 +209,11 @@ class Ranking:
                 f"{describe(self.request(high))} remain. Expected a larger target, or looser "
                 "limits (min_channels, min_fraction, round_to, layers, protect, streams)."
             )
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if reached(self.request(middle)) else (middle, high)
+        with Bar("Searching", (high - 1).bit_length(), unit="try") as bar:
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (low, middle) if reached(self.request(middle)) else (middle, high)
+                bar.advance()
         return self.request(high)
 
     def give_back(self, request: Request, reached: Callable[[Request], bool]) -> Request:

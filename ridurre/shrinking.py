@@ -25,6 +25,7 @@ from ridurre.graph import ChannelGraph, Group
 from ridurre.graph.select import Selector
 from ridurre.measure import call_latencies
 from ridurre.plan import PruningPlan
+from ridurre.progress import track
 from ridurre.recovery import recover
 from ridurre.selection import Key, Limits, Origin, Ranking, Request, key_of
 from ridurre.targets import Target
@@ -147,7 +148,7 @@ class Shrinking:
 
     def all_steps(self) -> Iterator[tuple[keras.Model, PruningPlan]]:
         """The smaller model and its plan, after every step."""
-        for step in range(self.settings.steps):
+        for step in track(range(self.settings.steps), "Pruning"):
             self._step(step)
             plan = self.plan()
             if self.model is self.original:  # nothing was removed; a new model comes all the same

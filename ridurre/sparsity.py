@@ -23,6 +23,7 @@ from ridurre.graph.select import Selector, select_layers
 from ridurre.levels import SCOPES, Sizes, select, threshold
 from ridurre.masks import Masks
 from ridurre.patterns import parse, select_blocks
+from ridurre.progress import track
 from ridurre.recovery import recover
 from ridurre.surgery import duplicate
 from ridurre.values import (
@@ -119,7 +120,7 @@ class WeightPrune(Strategy, abc.ABC):
         sizes, s = sizes_of(model if original is None else original), self.settings
         own = self.by_name(model)
         pruned = duplicate(model, keep_compiled=True)
-        for step in range(s.steps):
+        for step in track(range(s.steps), "Pruning"):
             masks = own.masks_at(pruned, step, s.steps, sizes)
             masks.assign(pruned)
             logger.info("Step %d of %d: %r", step + 1, s.steps, masks)

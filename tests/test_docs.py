@@ -102,6 +102,10 @@ def test_listings_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert {p.suffix for p in scope["folder"].iterdir()} == {".html", ".md", ".json"}
         assert scope["report"].pruned.metrics["accuracy"] >= 0
         assert len(scope["fixed"]) == 1
+    elif page.name == "pictures.md":
+        names = {"conv1", "masks", "now", "rounds", "sparsity", "weights", "logs", "recording"}
+        assert {path.stem for path in scope["folder"].iterdir()} == names
+        assert scope["recording"].total_sparsity[-1] == pytest.approx(0.9, abs=0.01)
     elif page.name == "loop.md":
         assert scope["pruning"].history[-1].accuracy is not None
     else:

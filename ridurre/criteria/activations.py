@@ -24,6 +24,7 @@ from ridurre.criteria.base import (
 from ridurre.forward import Forward, Step
 from ridurre.graph import ChannelGraph, Labels, along
 from ridurre.graph.labels import varying
+from ridurre.progress import track
 
 
 class Reading(NamedTuple):
@@ -53,7 +54,7 @@ def readings(graph: ChannelGraph, setting: Setting, samples: int) -> Iterator[Re
         w.layer: w for w in graph.trace.space.weights.values() if w.role == "in"
     }
     data: Any = setting.data
-    for step in Forward(graph.trace, data.first_samples(samples)):
+    for step in track(Forward(graph.trace, data.first_samples(samples)), "Scoring", unit="layer"):
         weight = read.get(step.call.name)
         if weight is not None:
             found = _reading(step, weight)

@@ -21,6 +21,7 @@ from ridurre.criteria.base import (
 from ridurre.data import Batch, Batches
 from ridurre.errors import RequestError
 from ridurre.graph import ChannelGraph
+from ridurre.progress import track
 from ridurre.weights import Weight, is_kernel, layers_of
 
 L = keras.layers
@@ -152,7 +153,9 @@ class Movement(WeightCriterion):
         gradients = gradient_function(copy, variables, loss_of(model, setting.loss))
         scores = {w.path: np.zeros(w.shape) for w in weights}
         data: Batches = setting.data  # type: ignore[assignment] # checked: this needs labels
-        for batch in data.with_batch_size(self.batch_size, self.batches):
+        for batch in track(
+            data.with_batch_size(self.batch_size, self.batches), "Scoring", unit="batch"
+        ):
             for w, v, g in zip(weights, variables, gradients(batch), strict=True):
                 value = np.array(view_of(v))
                 scores[w.path] -= value * g

@@ -33,6 +33,7 @@ from ridurre.criteria.base import (
 from ridurre.data import Batch, Batches
 from ridurre.graph import ChannelGraph, Group, Member
 from ridurre.measure import model_complexity
+from ridurre.progress import track
 from ridurre.weights import Weight
 
 #: By group: for each parameter in it, ``⟨w, ∂L/∂w⟩`` of every unit.
@@ -118,7 +119,8 @@ class _Gradient(Criterion):
     batch_size: int = 32
 
     def _products(self, graph: ChannelGraph, setting: Setting) -> Iterator[Products]:
-        yield from products(graph, loss_of(graph.model, setting.loss), self._batches(setting))
+        batches = track(self._batches(setting), "Scoring", unit="batch")
+        yield from products(graph, loss_of(graph.model, setting.loss), batches)
 
     def _batches(self, setting: Setting) -> Batches:
         data: Any = setting.data
@@ -152,7 +154,8 @@ class Taylor(_Gradient):
     ) -> WeightScores:
         """``|w · ∂L/∂w|`` with the mean gradient of all samples."""
         loss, variables = loss_of(model, setting.loss), [w.variable for w in weights]
-        found = mean_gradients(model, variables, loss, self._batches(setting))
+        batches = track(self._batches(setting), "Scoring", unit="batch")
+        found = mean_gradients(model, variables, loss, batches)
         return {w.path: np.abs(w.value * g) for w, g in zip(weights, found, strict=True)}
 
 
@@ -192,11 +195,10 @@ class OutputTaylor(GateTaylor):
     needs: ClassVar[str] = "samples"
 
     def _products(self, graph: ChannelGraph, setting: Setting) -> Iterator[Products]:
-        data: Any = setting.data
         rng = setting.rng
         signed = (
             _with_signs(graph.model, batch, rng)
-            for batch in data.with_batch_size(self.batch_size, self.batches)
+            for batch in track(self._batches(setting), "Scoring", unit="batch")
         )
         yield from products(graph, _projection, signed)
 

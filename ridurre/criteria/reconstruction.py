@@ -26,6 +26,7 @@ from ridurre.forward import Forward, Step
 from ridurre.graph import ChannelGraph, Labels, along
 from ridurre.graph.trace import Trace
 from ridurre.linear import CONVOLUTIONS, DEPTHWISE, Linear
+from ridurre.progress import track
 from ridurre.weights import Weight
 
 #: More columns than that are not inverted together; every channel then stands for itself.
@@ -57,7 +58,7 @@ class _FromInputs(Criterion):
 
     def _steps(self, trace: Trace, setting: Setting) -> Iterator[Step]:
         data: Any = setting.data
-        return iter(Forward(trace, data.first_samples(self.samples)))
+        return track(Forward(trace, data.first_samples(self.samples)), "Scoring", unit="layer")
 
     def _patches(self, linear: Linear, step: Step, rng: np.random.Generator) -> np.ndarray:
         """Inputs at random positions, ``(groups, rows, columns)``."""

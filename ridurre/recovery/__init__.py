@@ -13,6 +13,7 @@ from ridurre.errors import RequestError, nearest
 from ridurre.graph import ChannelGraph
 from ridurre.masks import Masks
 from ridurre.plan import PruningPlan
+from ridurre.progress import shown
 from ridurre.recovery.fitting import least_squares, mean
 from ridurre.recovery.merging import merge
 from ridurre.recovery.pair import Pair, Settings, pair_models
@@ -68,7 +69,7 @@ def recover(
     rounds: int = 4,
     seed: int = 0,
     memory: int = 1 << 30,
-    verbose: int = 0,
+    verbose: int = 1,
 ) -> keras.Model:
     """Repair a pruned model with a few hundred unlabelled samples, without training.
 
@@ -97,7 +98,7 @@ def recover(
             `ridurre.recovery.fitting.least_squares`).
         seed: of the choice of samples and positions.
         memory: bytes of tensors that are held; what is more goes to a temporary folder.
-        verbose: 1 for a progress bar.
+        verbose: 1 for progress bars, 0 for none.
 
     Returns:
         A new model, compiled like the pruned one.
@@ -116,10 +117,11 @@ def recover(
         )
     graph = ChannelGraph(pruned)
     model = rebuild(graph, np.ones(graph.trace.space.size, bool), keep_compiled=True)
-    settings = Settings(ridge, max_rows, rounds, seed, verbose, memory)
+    settings = Settings(ridge, max_rows, rounds, seed, memory)
     pair = pair_models(original, model, plan, batches, settings)
-    for method in methods:
-        method(pair)
+    with shown(verbose):
+        for method in methods:
+            method(pair)
     return model
 
 

@@ -19,6 +19,7 @@ from ridurre.graph.rules import Call
 from ridurre.graph.trace import Trace
 from ridurre.masks import Masks
 from ridurre.plan import Planner, PruningPlan
+from ridurre.progress import Bar
 from ridurre.surgery import Alive
 
 L = keras.layers
@@ -38,7 +39,6 @@ class Settings:
     max_rows: int = 65536
     rounds: int = 4
     seed: int = 0
-    verbose: int = 0
     memory: int = 1 << 30
 
 
@@ -96,13 +96,12 @@ class Pair:
         """
         memory = self.settings.memory // 2
         walks = [Forward(s.trace, self.batches, memory=memory) for s in (self.old, self.new)]
-        bar = keras.utils.Progbar(len(self.new.trace.calls)) if self.settings.verbose else None
         logger.debug("Recovery %s: walking through both models.", title)
-        for old, new in zip(*walks, strict=True):
-            yield old, new
-            new.run()
-            if bar:
-                bar.add(1)
+        with Bar("Refitting", len(self.new.trace.calls), unit="layer") as bar:
+            for old, new in zip(*walks, strict=True):
+                yield old, new
+                new.run()
+                bar.advance()
 
     def calls(self) -> Iterator[tuple[Call, Call]]:
         """All calls, of the original and of the pruned model."""

@@ -13,6 +13,7 @@ from typing import Any
 from ridurre.criteria import Criterion
 from ridurre.criteria.base import CRITERIA
 from ridurre.errors import RequestError
+from ridurre.figures import saved
 from ridurre.files import write_text, write_whole
 from ridurre.optional import load
 from ridurre.sensitivities import pictures
@@ -236,7 +237,7 @@ class Sensitivity:
         Raises:
             RequestError: matplotlib is not installed.
         """
-        return pictures.saved(pictures.curves(self), path)
+        return saved(pictures.curves(self), path)
 
     def heatmap(self, path: str | os.PathLike[str] | None = None) -> Any:
         """Names against amounts as a matplotlib figure; saved if a path is given.
@@ -244,7 +245,7 @@ class Sensitivity:
         Raises:
             RequestError: matplotlib is not installed.
         """
-        return pictures.saved(pictures.heatmap(self), path)
+        return saved(pictures.heatmap(self), path)
 
     def __str__(self) -> str:
         rows = [("", "size", *(f"{a:.4g}" for a in self.amounts))]

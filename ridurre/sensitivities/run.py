@@ -16,6 +16,7 @@ from ridurre.criteria.base import Spec
 from ridurre.data import Batch, Batches
 from ridurre.errors import RequestError
 from ridurre.graph.select import Selector
+from ridurre.progress import Bar, shown
 from ridurre.recipes import Recipe
 from ridurre.sensitivities import workers as engines
 from ridurre.sensitivities.arguments import (
@@ -106,7 +107,7 @@ def sensitivity(
             of ``RAY_ADDRESS``, else one on this machine. Results are the same.
         folder: where finished points are kept; the same call again goes on where it was.
         seed: of all random choices.
-        verbose: 1 shows a progress bar.
+        verbose: 1 shows progress bars, 0 none.
 
     Returns:
         The record, which prints as a table. What there was no time for is None and has no
@@ -139,7 +140,8 @@ def sensitivity(
     journal = None
     if folder is not None:
         journal = Journal(folder, _run(model, batch, bench.gauge, probes, grain, amounts, asked))
-    done = _measure(probes.probes, bench, budget, journal, workers, verbose)
+    with shown(verbose):
+        done = _measure(probes.probes, bench, budget, journal, workers)
     if higher_is_better is None:
         higher_is_better = bench.gauge.higher_is_better
     return Sensitivity(
@@ -187,23 +189,21 @@ def _measure(
     budget: Budget,
     journal: Journal | None,
     workers: int | str,
-    verbose: int,
 ) -> dict[Key, Result]:
     """Results of all points that there is time for, by key."""
     order = {p.key: p for p in coarse_to_fine(probes) if p.removed != 0}
     done = {} if journal is None else {k: r for k, r in journal.done.items() if k in order}
     todo = [p for key, p in order.items() if key not in done]
-    bar = keras.utils.Progbar(len(order), verbose=verbose, unit_name="point")
     if done:
         logger.info("%d of %d points are on disk.", len(done), len(order))
     measure = _one_by_one if workers == 1 or len(todo) < 2 else engines.get(workers).measure
-    for probe, result in measure(todo, bench, budget):
-        done[probe.key] = result
-        if journal is not None:
-            journal.add(probe.key, result)
-        bar.update(len(done))
+    with Bar("Sensitivity", len(order), unit="point", done=len(done), patience=0) as bar:
+        for probe, result in measure(todo, bench, budget):
+            done[probe.key] = result
+            if journal is not None:
+                journal.add(probe.key, result)
+            bar.advance()
     if len(done) < len(order):
-        bar.update(len(done), finalize=True)
         logger.info("Time is up: %d of %d points were measured.", len(done), len(order))
     return done
 

@@ -18,6 +18,7 @@ import keras
 from ridurre.data import Batch
 from ridurre.errors import RequestError
 from ridurre.optional import load
+from ridurre.progress import shown
 from ridurre.sensitivities.bench import Bench, Gauge
 from ridurre.sensitivities.probe import Change, Probe
 
@@ -51,7 +52,8 @@ class Worker:
     def measure(self, change: Change) -> Measured:
         """One point."""
         start = time.monotonic()
-        value, removed = change.measure(self._bench)
+        with shown(0):  # the bar is in the process that counts the points
+            value, removed = change.measure(self._bench)
         return value, removed, time.monotonic() - start
 
 

@@ -16,6 +16,7 @@ from ridurre.errors import ModelError, RequestError
 from ridurre.forward import Forward, Step
 from ridurre.graph.rules.convolution import channel_axis
 from ridurre.graph.trace import Trace
+from ridurre.progress import track
 from ridurre.strategies.base import Pruning
 from ridurre.strategies.helpers import Nested, check_norm
 
@@ -62,7 +63,9 @@ class GradientMixin(Pruning):
                 f"{type(self).__name__} needs labels for gradients. Expected outputs=…, or data "
                 "with labels as inputs. Received: None."
             )
-        found = mean_gradients(self.model, variables, self._loss(), data)
+        found = mean_gradients(
+            self.model, variables, self._loss(), track(data, "Gradients", unit="batch")
+        )
         for gradient in found:
             gradient.flags.writeable = False
         return {id(v): g for v, g in zip(variables, found, strict=True)}

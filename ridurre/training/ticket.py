@@ -13,6 +13,7 @@ from ridurre.checks import check_callable, check_count
 from ridurre.errors import RequestError
 from ridurre.masking import ZerosKept
 from ridurre.masks import Masks
+from ridurre.progress import shown, track
 from ridurre.sparsity import WeightPrune, sizes_of
 from ridurre.surgery import duplicate
 from ridurre.training.masked import check_strategy
@@ -29,6 +30,7 @@ def lottery_ticket(
     rewind_to: int = 0,
     rounds: int = 1,
     schedule: str | schedules.Schedule = "geometric",
+    verbose: int = 1,
 ) -> tuple[keras.Model, Masks]:
     """Train, prune, set the weights that are left back to an early epoch, train again.
 
@@ -59,6 +61,7 @@ def lottery_ticket(
         rounds: how often to prune and train again; the level is reached in the last one.
         schedule: how the level is spread over the rounds; "geometric" removes the same fraction of
             what is left in every one.
+        verbose: 1 shows progress bars, 0 none.
 
     Returns:
         The new model, trained to the end, and its masks.
@@ -69,12 +72,24 @@ def lottery_ticket(
     check_callable("train", train)
     strategy = check_strategy(strategy, schedule)
     _check_epochs(epochs, rewind_to, rounds)
+    with shown(verbose):
+        return _ticket(model, train, strategy, epochs, rewind_to, rounds)
+
+
+def _ticket(
+    model: keras.Model,
+    train: Train,
+    strategy: WeightPrune,
+    epochs: int,
+    rewind_to: int,
+    rounds: int,
+) -> tuple[keras.Model, Masks]:
     early = duplicate(model, keep_compiled=True)
     if rewind_to:
         train(early, 0, rewind_to)
     trained, masks = duplicate(early, keep_compiled=True), Masks({})
     train(trained, rewind_to, epochs)
-    for number in range(rounds):
+    for number in track(range(rounds), "Lottery ticket", unit="round", patience=0):
         masks = strategy.masks_at(trained, number, rounds, sizes_of(model)) & masks
         trained = _rewound(early, masks)
         kept = ZerosKept(trained, [weight.variable for weight, _ in masks.pairs(trained)])
