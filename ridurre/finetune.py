@@ -12,7 +12,7 @@ import numpy as np
 from ridurre.backend import parameters_of, view_of
 from ridurre.checks import check_count, check_finite, check_fraction
 from ridurre.errors import RequestError
-from ridurre.graph.trace import named_layers, variable_paths
+from ridurre.graph.trace import by_own_paths, named_layers, variable_paths
 from ridurre.plan import PruningPlan
 
 _CROSS_ENTROPIES = ("categorical_crossentropy", "sparse_categorical_crossentropy")
@@ -255,7 +255,8 @@ def _removed(original: keras.Model, cut: PruningPlan | keras.Model) -> tuple[int
     """How many parameters went, and the sum of their squares."""
     before = _parameters(original)
     if isinstance(cut, PruningPlan):
-        kept = {path: _kept(value, cut.removed.get(path, {})) for path, value in before.items()}
+        removed = by_own_paths(cut.removed, named_layers(original))
+        kept = {path: _kept(value, removed.get(path, {})) for path, value in before.items()}
     else:
         kept = _parameters(cut)
     count = sum(v.size for v in before.values()) - sum(v.size for v in kept.values())

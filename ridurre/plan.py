@@ -16,6 +16,7 @@ from ridurre.checks import check_indices
 from ridurre.errors import FrozenChannelError, PlanMismatchError, RequestError
 from ridurre.graph import ChannelGraph, Group
 from ridurre.graph.groups import is_box
+from ridurre.graph.trace import by_own_paths
 
 Removed = dict[str, dict[int, np.ndarray]]
 Execute = Callable[["PruningPlan", bool], keras.Model]
@@ -224,8 +225,9 @@ class Planner:
             (self.graph.paths[key], axis): weight
             for (key, axis), weight in self.space.weights.items()
         }
+        removed = by_own_paths(plan.removed, self.graph.layers)
         gone = []
-        for path, axes in plan.removed.items():
+        for path, axes in removed.items():
             for axis, indices in axes.items():
                 weight = by_path.get((path, axis))
                 if weight is None or (len(indices) and max(indices) >= len(weight.labels)):
@@ -240,10 +242,10 @@ class Planner:
         except RequestError as error:
             raise PlanMismatchError(f"The plan does not fit the model: {error}") from error
         expected = self.plan(alive).removed
-        if not same_removal(expected, plan.removed):
+        if not same_removal(expected, removed):
             raise PlanMismatchError(
                 "The plan's cuts do not fit together: coupled positions are missing in "
-                f"{_differing(expected, plan.removed)}. Make plans with "
+                f"{_differing(expected, removed)}. Make plans with "
                 "DependencyGraph.get_pruning_plan."
             )
         return alive

@@ -10,7 +10,7 @@ import numpy as np
 from ridurre.backend import all_layers, to_numpy
 from ridurre.data import random_inputs
 from ridurre.errors import PlanMismatchError, VerificationError
-from ridurre.graph.trace import named_layers, variable_paths
+from ridurre.graph.trace import by_own_paths, named_layers, variable_paths
 from ridurre.masks import Masks
 from ridurre.plan import PruningPlan
 
@@ -98,14 +98,15 @@ def _by_plan(model: keras.Model, plan: PruningPlan) -> dict[int, np.ndarray]:
     layers = named_layers(model)
     variables = {id(v): v for layer in layers.values() for v in layer.variables}
     paths = variable_paths(layers)
-    unknown = plan.removed.keys() - set(paths.values())
+    removed = by_own_paths(plan.removed, layers)
+    unknown = removed.keys() - set(paths.values())
     if unknown:
         raise PlanMismatchError(
             f"The plan names weights that {model.name!r} does not have: {sorted(unknown)[:5]}."
         )
     found: dict[int, np.ndarray] = {}
     for key, path in paths.items():
-        for axis, indices in plan.removed.get(path, {}).items():
+        for axis, indices in removed.get(path, {}).items():
             found.setdefault(key, to_numpy(variables[key]).copy())
             np.moveaxis(found[key], axis, 0)[indices] = 0
     return found

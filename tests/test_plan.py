@@ -17,6 +17,7 @@ from ridurre.errors import (
     UnknownLayerError,
     VerificationError,
 )
+from ridurre.graph.trace import by_own_paths, named_layers
 from ridurre.testing import randomise, snapshot
 
 
@@ -341,6 +342,41 @@ def test_an_empty_plan_copies_the_model(model):
     x = pictures(model)
     assert copy is not model
     np.testing.assert_array_equal(predict(copy, x), predict(model, x))
+
+
+def sequential():
+    """Keras names its variables otherwise once it was saved and loaded."""
+    layers = [keras.Input((6, 6, 3)), L.Conv2D(5, 3, name="a"), L.BatchNormalization(name="bn")]
+    layers += [L.Conv2D(7, 3, name="b"), L.GlobalAveragePooling2D(), L.Dense(2, name="head")]
+    return keras.Sequential(layers, name="line")
+
+
+def test_a_plan_fits_the_model_after_it_was_saved_and_loaded(tmp_path):
+    model = sequential()
+    randomise(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for one, other in ((model, loaded), (loaded, model)):
+        plan = plan_of(one, "a", (1, 3))
+        smaller = ridurre.apply(other, plan)
+        assert channels(smaller, "a") == 3
+        assert ridurre.verify(other, smaller, plan) < 1e-4
+        rate = ridurre.retraining_rate(one, plan, 0.1, 10).peak
+        assert ridurre.retraining_rate(other, plan, 0.1, 10).peak == pytest.approx(rate)
+
+
+def test_what_a_path_stands_for_is_not_guessed():
+    model = residual()  # its variables are called by their layers alone
+    known = {"line/stem/kernel": 1, "path/of/inner/kernel": 2, "nobody/kernel": 3}
+    assert by_own_paths(known, named_layers(model)) == {
+        "stem/kernel": 1, "path/of/inner/kernel": 2, "nobody/kernel": 3,
+    }  # fmt: skip
+    twins = keras.Sequential([keras.Input((4,)), _dense("x"), _dense("y")])
+    assert by_own_paths({"z/inner/kernel": 1}, named_layers(twins)) == {"z/inner/kernel": 1}
+
+
+def _dense(name):
+    return keras.Sequential([keras.Input((4,)), L.Dense(4, name="inner")], name=name)
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,17 @@ def test_what_is_no_number_is_measured_and_none() -> None:
         sensitivity(model, evaluate_fn=lambda m: float("nan"))
 
 
+def test_a_model_from_a_file(tmp_path: Any) -> None:
+    """Keras names the variables of a Sequential model otherwise after saving and loading."""
+    layers = [keras.Input((6, 8, 3)), L.Conv2D(5, 3, name="a"), L.GlobalAveragePooling2D()]
+    model = prepared(lambda: keras.Sequential([*layers, L.Dense(2)]), "accuracy")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    found = [sensitivity(m, samples(m), amounts=AMOUNTS, metric="loss") for m in (model, loaded)]
+    values = [[p.value for p in one.points] for one in found]
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
+
+
 # --- budgets, kills, workers ----------------------------------------------------------------------
 
 

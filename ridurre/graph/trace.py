@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import collections
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -12,6 +13,8 @@ from ridurre.backend import functional_graph, has_graph, match_inputs
 from ridurre.errors import RuleError
 from ridurre.graph.labels import Labels, LabelSpace, Reason, Value
 from ridurre.graph.rules import Call, Rule, rule_for
+
+T = TypeVar("T")
 
 
 def unlabelled(tensor: keras.KerasTensor) -> Value:
@@ -164,6 +167,40 @@ def variable_paths(layers: dict[str, keras.Layer]) -> dict[int, str]:
         key: v.path if count[v.path] == 1 else f"{scopes[key]}/{v.path}".lstrip("/")
         for key, v in variables.items()
     }
+
+
+def by_own_paths(by_path: Mapping[str, T], layers: dict[str, keras.Layer]) -> dict[str, T]:
+    """What is known by the paths of one copy of a model, by those of another.
+
+    Keras puts a Sequential model's name in front of its variables or not, depending on how the
+    model came about; saving and loading changes that. A path that is not there stands for the one
+    variable that it names but for such a first part; if there is none, it is given back as it is.
+
+    Args:
+        by_path: anything, by `variable_paths` of the one copy.
+        layers: of the other.
+    """
+    here = variable_paths(layers)
+    known = set(here.values())
+    tails: dict[str, set[str]] = {}
+    for name, layer in layers.items():
+        for variable in layer.variables:
+            tail = _from_layer(variable.path, name.rpartition("/")[2])
+            tails.setdefault(tail, set()).add(here[id(variable)])
+
+    def own(path: str) -> str:
+        if path in known:
+            return path
+        candidates = tails.get(path, set()) | tails.get(path.partition("/")[2], set())
+        return candidates.pop() if len(candidates) == 1 else path
+
+    return {own(path): value for path, value in by_path.items()}
+
+
+def _from_layer(path: str, layer: str) -> str:
+    """The part of a variable's path that begins with its layer, if the layer is in it."""
+    parts = path.split("/")
+    return "/".join(parts[parts.index(layer) :]) if layer in parts else path
 
 
 def named_layers(model: keras.Model, scope: str = "") -> dict[str, keras.Layer]:

@@ -14,7 +14,7 @@ import numpy as np
 from ridurre.backend import to_numpy
 from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError
-from ridurre.graph.trace import named_layers, variable_paths
+from ridurre.graph.trace import by_own_paths, named_layers, variable_paths
 from ridurre.plan import Removed
 from ridurre.weights import weights_of
 
@@ -145,6 +145,7 @@ class Bench:
         layers = named_layers(self.model)
         variables = {id(v): v for layer in layers.values() for v in layer.variables}
         by_path = {path: variables[key] for key, path in variable_paths(layers).items()}
+        removed = by_own_paths(removed, layers)
         values = {path: to_numpy(by_path[path]).copy() for path in removed}
         for path, axes in removed.items():
             for axis, indices in axes.items():
