@@ -31,9 +31,10 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["ridurre", "ridurre.*"]),
+    py_modules=["ridurre_command"],
     package_data={"ridurre": ["py.typed"], "ridurre.reports": ["page.html", "page.js", "page.css"]},
     install_requires=read("requirements.txt").split(),
-    entry_points={"console_scripts": ["ridurre = ridurre.cli:main"]},
+    entry_points={"console_scripts": ["ridurre = ridurre_command:main"]},
     extras_require={
         "example": ["matplotlib"],
         "ray": ["ray"],

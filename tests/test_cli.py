@@ -22,8 +22,6 @@ from ridurre.cli.inputs import TARGETS, parse_target, read_data
 from ridurre.errors import RequestError
 from ridurre.testing import randomise
 
-pytestmark = pytest.mark.core
-
 SLOW_SAVING = """
 import keras, os, time
 def save(model, path, **options):
@@ -73,7 +71,7 @@ def run(folder: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
 
 
 def command(*arguments: Any) -> list[str]:
-    return [sys.executable, "-m", "ridurre", *map(str, arguments)]
+    return [sys.executable, "-m", "ridurre_command", *map(str, arguments)]
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
@@ -109,6 +107,7 @@ def files(folder: Path) -> set[str]:
 # --- prune ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_prune_as_a_user_calls_it(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "small.keras"
     done = run(folder, "prune", "model.keras", "-o", output, "--target", "macs=0.5", "--verify")
@@ -128,6 +127,7 @@ def _macs(model: keras.Model) -> int:
     return ridurre.model_complexity(model).macs or 0
 
 
+@pytest.mark.core
 def test_every_option_of_prune_arrives(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "small.keras"
     done = call(
@@ -221,6 +221,7 @@ def test_classes_of_ones_own_are_imported(folder: Path, tmp_path: Path) -> None:
 # --- inspect, compare, report ---------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_inspect_as_a_user_calls_it(folder: Path) -> None:
     done = run(folder, "inspect", "model.keras")
     assert done.returncode == 0, done.stderr
@@ -256,6 +257,7 @@ def test_compare_as_a_user_calls_it(folder: Path, tmp_path: Path) -> None:
     assert "ends in .html" in complaint(call(folder, *asked[:-1], tmp_path / "page.pdf"), 1)
 
 
+@pytest.mark.core
 def test_a_run_is_reported_from_its_folder(folder: Path, tmp_path: Path) -> None:
     def compile_model(model: keras.Model) -> None:
         model.compile("sgd", "mse")
@@ -294,6 +296,7 @@ def test_prune_writes_a_report(folder: Path, tmp_path: Path) -> None:
 # --- sensitivity ----------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_sensitivity_as_a_user_calls_it(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     output = tmp_path / "out"
@@ -374,6 +377,19 @@ def test_debug_shows_where(folder: Path) -> None:
     done = run(folder, "prune", "broken.keras", "-o", "x.keras", "--amount", "0.3", "--debug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_nothing_but_the_error_is_said(folder: Path) -> None:
+    done = run(folder, "inspect", "broken.keras")
+    assert done.stderr.splitlines() == [complaint(done, 1)]
+
+
+def test_the_package_runs_as_a_module(folder: Path) -> None:
+    module = [sys.executable, "-m", "ridurre", "inspect", "model.keras"]
+    done = subprocess.run(
+        module, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
+    )
+    assert done.stdout == run(folder, "inspect", "model.keras").stdout != ""
 
 
 def test_help_and_version(folder: Path) -> None:
