@@ -447,7 +447,7 @@ def test_nothing_is_half_written(folder: Path, tmp_path: Path) -> None:
 def test_an_interrupted_sensitivity_goes_on(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     journal = tmp_path / "out" / "sensitivity.jsonl"
-    many = ",".join(f"{i / 200:g}" for i in range(1, 200))
+    many = ",".join(f"{i / 60:g}" for i in range(1, 60))
     asked = ("sensitivity", "model.keras", "--data", "data.npz", "-o", tmp_path / "out",
              "--grain", "weights", "--amounts", many)  # fmt: skip
     done = interrupted(folder, journal, *asked)

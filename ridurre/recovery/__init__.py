@@ -68,7 +68,7 @@ def recover(
     max_rows: int = 65536,
     rounds: int = 4,
     seed: int = 0,
-    memory: int = 1 << 30,
+    memory: int = 1 << 29,
     verbose: int = 1,
 ) -> keras.Model:
     """Repair a pruned model with a few hundred unlabelled samples, without training.

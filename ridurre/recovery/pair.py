@@ -39,7 +39,7 @@ class Settings:
     max_rows: int = 65536
     rounds: int = 4
     seed: int = 0
-    memory: int = 1 << 30
+    memory: int = 1 << 29
 
 
 class Side:
