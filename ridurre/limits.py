@@ -23,11 +23,12 @@ class Goals:
     """
 
     def __init__(self, targets: Iterable[Target], original: keras.Model) -> None:
-        self._goals = [(t, t.goal(t.measure(original))) for t in targets]
+        measures = [(t, t.against(original)) for t in targets]
+        self._goals = [(measure, t.goal(measure(original))) for t, measure in measures]
 
     def reached(self, model: keras.Model) -> bool:
         """Whether there are targets and the model has come down to all of them."""
-        return bool(self._goals) and all(t.measure(model) <= goal for t, goal in self._goals)
+        return bool(self._goals) and all(measure(model) <= goal for measure, goal in self._goals)
 
 
 class Accuracy:

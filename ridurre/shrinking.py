@@ -28,7 +28,7 @@ from ridurre.plan import PruningPlan
 from ridurre.progress import track
 from ridurre.recovery import recover
 from ridurre.selection import Key, Limits, Origin, Ranking, Request, key_of
-from ridurre.targets import Target
+from ridurre.targets import Measure, Target
 from ridurre.trail import Trail
 
 logger = logging.getLogger("ridurre")
@@ -141,7 +141,8 @@ class Shrinking:
         self._origin = Origin(origin, settings.scope, settings.limits.streams)
         self._amounts = self._amounts_by_layer()
         self._trail = Trail(self.first)
-        self._before = [_measured(t, origin.model) for t in settings.targets]
+        self._measures = [t.against(origin.model) for t in settings.targets]
+        self._before = [self._first_number(i, origin.model) for i in range(len(self._measures))]
         self._rates: list[float] = []
         if settings.cost == "latency":
             self._rates = latency_rates(self.first, call_latencies(self.first.trace))
@@ -216,7 +217,7 @@ class Shrinking:
         s = self.settings
         if s.targets:
             goals = self._goals(step)
-            reached = _Reached(graph, ranking, s.targets, goals)
+            reached = _Reached(graph, ranking, s.targets, self._measures, goals)
             if s.scope == "knapsack":
                 return allocate(ranking, *reached.costs[0])
             request = ranking.fit(reached, reached.describe)
@@ -224,6 +225,16 @@ class Shrinking:
         if isinstance(s.amount, float):
             return ranking.by_amount(self._so_far(s.amount, step))
         return ranking.by_amounts([self._so_far(self._amount(g), step) for g in ranking.groups])
+
+    def _first_number(self, place: int, model: keras.Model) -> float:
+        """The number that a target is about; there has to be something to come down from."""
+        target, number = self.settings.targets[place], self._measures[place](model)
+        if not number:
+            raise RequestError(
+                f"The model {model.name!r} has no {target.unit}, so that {target!r} says nothing. "
+                "Expected a target of something that it has."
+            )
+        return number
 
     def _so_far(self, amount: float, step: int) -> float:
         return schedules.amount_at(self.settings.schedule, step, self.settings.steps, amount)
@@ -250,17 +261,6 @@ class Shrinking:
             return amount.amount(self._origin.size(group))
         amounts = [self._amounts[n] for n in group.producers if n in self._amounts]
         return min(amounts, default=0.0)
-
-
-def _measured(target: Target, model: keras.Model) -> float:
-    """The number that a target is about; there has to be something to come down from."""
-    number = target.measure(model)
-    if not number:
-        raise RequestError(
-            f"The model {model.name!r} has no {target.unit}, so that {target!r} says nothing. "
-            "Expected a target of something that it has."
-        )
-    return number
 
 
 def merged_requests(
@@ -291,16 +291,17 @@ class _Reached:
         graph: DependencyGraph,
         ranking: Ranking,
         targets: Sequence[Target],
+        measures: Sequence[Measure],
         goals: Sequence[float],
     ) -> None:
         self._graph, self._ranking = graph, ranking
-        self._targets, self._goals = targets, goals
+        self._targets, self._measures, self._goals = targets, measures, goals
         everything = np.ones(graph.trace.space.size, bool)
         self.costs: list[tuple[Cost, float]] = []
-        self._measured: list[tuple[Target, float]] = []
-        for target, goal in zip(targets, goals, strict=True):
+        self._measured: list[tuple[Measure, float]] = []
+        for target, measure, goal in zip(targets, measures, goals, strict=True):
             if target.cost is None or getattr(target, "input_shape", None) is not None:
-                self._measured.append((target, goal))
+                self._measured.append((measure, goal))
             else:
                 cost = cost_of(graph, target.cost)
                 # What a file holds besides weights, say, stays as it is.
@@ -319,14 +320,14 @@ class _Reached:
         if not self._measured:
             return True
         model = self._model(request)
-        return all(target.measure(model) <= goal for target, goal in self._measured)
+        return all(measure(model) <= goal for measure, goal in self._measured)
 
     def describe(self, request: Request) -> str:
         """What a request comes to, and what it should come to."""
         model = self._model(request)
         return " and ".join(
-            f"{t.measure(model):g} {t.unit} (goal: {goal:g})"
-            for t, goal in zip(self._targets, self._goals, strict=True)
+            f"{measure(model):g} {t.unit} (goal: {goal:g})"
+            for t, measure, goal in zip(self._targets, self._measures, self._goals, strict=True)
         )
 
     def _model(self, request: Request) -> keras.Model:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import abc
+import math
 import numbers
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable
+from statistics import median, quantiles
+from typing import Any, ClassVar, TypeAlias
 
 import keras
 
 from ridurre.checks import check_count
 from ridurre.errors import RequestError
-from ridurre.measure import file_size, measure_latency, model_complexity
+from ridurre.measure import (
+    file_size,
+    measure_latency,
+    model_complexity,
+    prediction,
+    timed_in_turns,
+)
 
+#: A ratio of times is known well enough at this relative error, or after so many rounds.
+_CERTAIN, _MOST_ROUNDS = 0.01, 8
+#: What gives a model's number.
+Measure: TypeAlias = Callable[[keras.Model], float]
 _serializable = keras.saving.register_keras_serializable(package="ridurre")
 
 
@@ -49,6 +61,14 @@ class Target(abc.ABC):
     @abc.abstractmethod
     def measure(self, model: keras.Model) -> float:
         """The number, for a model."""
+
+    def against(self, original: keras.Model) -> Measure:
+        """What measures the models that are made of this one.
+
+        Numbers that drift with the machine are measured on both in turns; so the drift goes out.
+        """
+        del original
+        return self.measure
 
     def goal(self, original: float) -> float:
         """The number to come down to, given the original's."""
@@ -161,7 +181,8 @@ class Latency(_Sized):
         milliseconds: the time instead of `value`.
         batch_size: samples per prediction.
         input_shape: shape of one sample, where the model leaves sizes open.
-        repeats: timed predictions per measurement.
+        repeats: timed predictions per measurement; of a fraction, up to eight times as many, until
+            the ratio is known to about 1 %.
         warmup: predictions before, not timed.
     """
 
@@ -207,6 +228,32 @@ class Latency(_Sized):
             warmup=self.warmup,
         )
 
+    def against(self, original: keras.Model) -> Measure:
+        """Milliseconds; of fractions as if the machine were always as fast as it is now."""
+        if not self.relative:
+            return self.measure
+        whole, milliseconds = self._prediction(original), self.measure(original)
+
+        def measure(model: keras.Model) -> float:
+            if model is original:
+                return milliseconds
+            return milliseconds * self._ratio(self._prediction(model), whole)
+
+        return measure
+
+    def _ratio(self, prediction: Callable[[], Any], whole: Callable[[], Any]) -> float:
+        """Median ratio of the times of two predictions, timed until it is known well enough."""
+        ratios: list[float] = []
+        for _ in range(_MOST_ROUNDS):
+            times = timed_in_turns([prediction, whole], self.repeats, self.warmup)
+            ratios += [a / b for a, b in zip(*times, strict=True)]
+            if len(ratios) > 1 and _uncertainty(ratios) < _CERTAIN:
+                break
+        return median(ratios)
+
+    def _prediction(self, model: keras.Model) -> Callable[[], Any]:
+        return prediction(model, batch_size=self.batch_size, input_shape=self.input_shape)
+
     def get_config(self) -> dict[str, Any]:
         """What the constructor takes."""
         config = super().get_config()
@@ -229,6 +276,12 @@ class FileSize(Target):
     def measure(self, model: keras.Model) -> int:
         """Size of a model's file."""
         return file_size(model)
+
+
+def _uncertainty(values: list[float]) -> float:
+    """About the relative standard error of a median."""
+    low, middle, high = quantiles(values, n=4)
+    return (high - low) / (middle * math.sqrt(len(values)))
 
 
 def check_targets(target: Target | Iterable[Target] | None) -> tuple[Target, ...]:
