@@ -45,6 +45,23 @@ class Value:
     labels: Labels
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Parameter(Value):
+    """A layer's own weight, where it is an operand of an operation of ``keras.ops``.
+
+    Its axes are labelled independently of each other, which one array of labels cannot say; so it
+    carries none, and the rules that read weights (`Rule.reads_weights`) ask for those of an axis.
+
+    Attributes:
+        variable: the weight.
+        axes: for every axis of this tensor the axis of the weight that it is, or None for a new
+            one of size 1. A transposed weight has them in another order.
+    """
+
+    variable: keras.Variable
+    axes: tuple[int | None, ...]
+
+
 class Frozen(NamedTuple):
     """Where and why labels were frozen."""
 

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from ridurre.backend import library_operation
-from ridurre.graph.labels import FIXED, Labels, LabelSpace, Reason, Value
+from ridurre.graph.labels import FIXED, Labels, LabelSpace, Parameter, Reason, Value
 
-Flow = Labels | list[Labels]
+Flow = Labels | Parameter | list[Labels]
 
 
 @dataclass
@@ -96,6 +96,9 @@ class Rule:
     #: Whether `config` depends on the input's labels and not only on the layer's weights, so that
     #: all calls of a shared layer must agree.
     sized_by_input = False
+    #: Whether `flow` understands a `Parameter` among the inputs (and may return one). All other
+    #: rules see one as a tensor that carries the labels of its last axis.
+    reads_weights = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
