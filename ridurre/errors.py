@@ -2,6 +2,7 @@
 
 RidurreError
 ├── ModelError            the model cannot be analysed or rebuilt
+│   └── OpeningError          what a layer's code does cannot be seen
 ├── RequestError          what was asked for makes no sense for this model
 │   ├── UnknownLayerError     no such layer
 │   ├── FrozenChannelError    the channel exists and cannot be removed
@@ -28,6 +29,10 @@ class ModelError(RidurreError, ValueError):
 
 class NotAModelError(ModelError, TypeError):
     """The object is not a Keras model at all."""
+
+
+class OpeningError(ModelError):
+    """What a layer's code does to channels cannot be seen."""
 
 
 class RequestError(RidurreError, ValueError):

@@ -305,15 +305,13 @@ class Planner:
         return tuple(dict.fromkeys(names))
 
     def _parameters(self, shapes: dict[int, list[int]], cuts: list[Cut]) -> dict[str, int]:
-        lost = {}
-        for name in dict.fromkeys(c.layer for c in cuts):
-            layer = self.graph.layers[name]
-            counted = parameters_of(layer)
-            lost[name] = sum(
-                math.prod(v.shape) - math.prod(shapes[id(v)])
-                for v in layer.weights
-                if id(v) in shapes and id(v) in counted
-            )
+        lost = dict.fromkeys((c.layer for c in cuts), 0)
+        counted = set().union(*(parameters_of(self.graph.layers[name]) for name in lost))
+        variables = {id(w.variable): w for w in self.space.weights.values()}
+        for key, shape in shapes.items():
+            if key in counted:
+                weight = variables[key]
+                lost[weight.layer] += math.prod(weight.variable.shape) - math.prod(shape)
         return lost
 
 

@@ -29,6 +29,7 @@ from ridurre.graph import ChannelGraph, Labels
 from ridurre.graph.labels import varying
 from ridurre.graph.rules import Call, rule_for
 from ridurre.plan import Planner, PruningPlan
+from ridurre.smaller import NoSmallerForm, Smaller
 
 logger = logging.getLogger("ridurre")
 
@@ -182,13 +183,26 @@ class _Rebuilder:
 
     def _functional(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
         tensors = {id(t): self._input(t) for t in graph.inputs}
+        self.walk(graph, tensors)
+        inputs, outputs = _replace((model.input, model.output), tensors)
+        cls = _class_of(model, keras.Model)
+        return cls(inputs=inputs, outputs=outputs, name=model.name)
+
+    def walk(self, graph: FunctionalGraph, tensors: dict[int, Any]) -> list[Any]:
+        """Build and call the smaller form of everything in a graph.
+
+        Args:
+            graph: of the original model, or of what a layer's code does.
+            tensors: the smaller form of its inputs, by the original's id; the rest is added.
+
+        Returns:
+            The smaller form of its outputs.
+        """
         for node in graph.nodes:
             args, kwargs = _replace((node.args, node.kwargs), tensors)
             outputs = keras.tree.flatten(self._call(node, args, kwargs))
             tensors |= {id(t): new for t, new in zip(node.outputs, outputs, strict=True)}
-        inputs, outputs = _replace((model.input, model.output), tensors)
-        cls = _class_of(model, keras.Model)
-        return cls(inputs=inputs, outputs=outputs, name=model.name)
+        return [tensors[id(t)] for t in graph.outputs]
 
     def _sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
         layers = []
@@ -219,7 +233,10 @@ class _Rebuilder:
             return self.model(node.operation)(*args, **kwargs)
         call = self._first(node)
         new = self._operation(node)
-        outputs = rule_for(node.operation).replay(call, self.kept, new, args, kwargs)
+        if call.opened:
+            outputs = new(*args, **kwargs)
+        else:
+            outputs = rule_for(node.operation).replay(call, self.kept, new, args, kwargs)
         self._check_outputs(call, keras.tree.flatten(outputs))
         return outputs
 
@@ -243,10 +260,27 @@ class _Rebuilder:
         operation = node.operation
         if id(operation) in self.new and isinstance(operation, keras.Layer):
             return self.new[id(operation)][1]
-        changes = rule_for(operation).config(self._first(node), self.kept)
-        new = recreate(operation, changes)
+        call = self._first(node)
+        if call.opened:
+            new: Any = self.smaller(call)
+        else:
+            new = recreate(operation, rule_for(operation).config(call, self.kept))
         self.new[id(operation)] = (operation, new)
         return new
+
+    def smaller(self, call: Call) -> keras.Layer:
+        """The smaller form of a layer whose code was looked into.
+
+        Raises:
+            RuleError: the class cannot be brought to it.
+        """
+        outside = dict(self.new)
+        try:
+            return Smaller(call, self.kept, self.walk, self.new).layer_of_less()
+        except NoSmallerForm as error:
+            raise RuleError(f"{error}.") from error
+        finally:
+            self.new = outside  # its parts are in it
 
     def copy_state(self) -> None:
         """Cut weights to what is kept, and carry trainable flags over, outermost first."""

@@ -70,7 +70,7 @@ class ChannelGraph:
             FrozenChannelError: its output has no single axis of channels.
         """
         call = self.trace.by_layer[id(self.layers[name])][0]
-        produced = self.trace.space.produced_by(call.operation)
+        produced = None if call.opened else self.trace.space.produced_by(call.operation)
         if produced is not None:
             return produced
         value = call.outputs[0]
@@ -104,6 +104,8 @@ class ChannelGraph:
         text = f"{why.reason.value}{where}"
         if why.reason is Reason.NO_RULE:
             text += f"; describe it with @ridurre.register_rule({why.kind})"
+            if why.name in self.trace.closed:
+                text += f" ({self.trace.closed[why.name]})"
         return text
 
     def _protect(self, protect: Selector | None) -> None:

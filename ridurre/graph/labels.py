@@ -112,11 +112,16 @@ class LabelSpace:
         self.statistics: list[tuple[Labels, str]] = []
         self.parts: list[Labels] = []
         self._produced: dict[tuple[int, int], Labels] = {}
+        self._owners: dict[int, tuple[str, str]] = {}
         self._where = ("", "")
 
     def at(self, name: str, kind: str) -> None:
         """Say which layer speaks from now on; its name stands in every message."""
         self._where = (name, kind)
+
+    def belongs(self, variables: Sequence[keras.Variable], name: str, kind: str) -> None:
+        """These weights are those of this layer, whichever operation speaks of them."""
+        self._owners |= dict.fromkeys(map(id, variables), (name, kind))
 
     def fresh(self, count: int) -> Labels:
         """`count` new labels, tied to nothing."""
@@ -210,13 +215,31 @@ class LabelSpace:
             labels = np.broadcast_to(labels, (size, labels.shape[1]))
         known = self.weights.get((id(variable), axis))
         if known is None:
-            entry = WeightAxis(variable, axis, labels, role, *self._where)
+            where = self._owners.get(id(variable), self._where)
+            entry = WeightAxis(variable, axis, labels, role, *where)
             self.weights[id(variable), axis] = entry
         elif known.labels.shape == labels.shape:
             self.tie(known.labels, labels)
         else:
             self.freeze(known.labels, Reason.SHAPE)
             self.freeze(labels, Reason.SHAPE)
+
+    def as_value(self, parameter: Parameter) -> Value:
+        """A weight as a tensor with the labels of its last axis; along the others it stays whole."""
+        *whole, last = [a for a, n in enumerate(parameter.shape) if n != 1] or [0]
+        labels = np.zeros((1,) * len(parameter.shape), int)
+        for axis in whole:
+            self._keep_whole(parameter, axis)
+        if parameter.shape and (own := parameter.axes[last]) is not None:
+            shape = [-1 if a == last else 1 for a in range(labels.ndim)]
+            labels = self.produce(parameter.variable, own).reshape(shape)
+        return Value(parameter.shape, labels)
+
+    def _keep_whole(self, parameter: Parameter, axis: int) -> None:
+        own = parameter.axes[axis]
+        if own is not None:
+            size = shape_of(parameter.variable)[own]
+            self.own(parameter.variable, own, np.zeros(size, int), "channel")
 
 
 def along(labels: Labels, axis: int) -> Labels:

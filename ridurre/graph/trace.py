@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 import keras
 import numpy as np
 
-from ridurre.backend import functional_graph, has_graph, match_inputs
-from ridurre.errors import RuleError
-from ridurre.graph.labels import Labels, LabelSpace, Reason, Value
+from ridurre.backend import FunctionalGraph, functional_graph, has_graph, match_inputs
+from ridurre.backend.opening import Opened, can_open, open_call
+from ridurre.errors import OpeningError, RuleError
+from ridurre.graph.labels import Labels, LabelSpace, Parameter, Reason, Value
 from ridurre.graph.rules import Call, Rule, rule_for
 
 T = TypeVar("T")
+NO_LABELS = np.zeros((), int)
 
 
 def unlabelled(tensor: keras.KerasTensor) -> Value:
@@ -25,7 +27,8 @@ def unlabelled(tensor: keras.KerasTensor) -> Value:
 class Trace:
     """What happened when a model was run on labels.
 
-    Nested models are inlined; each of their calls is run by itself.
+    Nested models are inlined; each of their calls is run by itself. So are layers that no rule
+    describes, where their code can be looked into (`ridurre.backend.opening`).
 
     Attributes:
         model: the model.
@@ -34,6 +37,7 @@ class Trace:
         calls: all calls of layers and operations, in running order.
         first: the first call (and the first labels) of every symbolic tensor, by its id.
         layers: every layer by its name behind the names of the nested models it stands in.
+        closed: why a layer's code could not be looked into, by the name of the layer.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -42,39 +46,75 @@ class Trace:
         self.first_call: dict[int, Call] = {}
         self.first_value: dict[int, Value] = {}
         self.layers: dict[str, keras.Layer] = {}
+        self.closed: dict[str, str] = {}
         self.by_layer: dict[int, list[Call]] = collections.defaultdict(list)
         self._nested_ends: dict[int, list[Value]] = {}
         self.model = model
-        self.inputs = [unlabelled(t) for t in functional_graph(model).inputs]
-        self.outputs = self._run(model, self.inputs, "")
+        graph = functional_graph(model)
+        self.inputs = [unlabelled(t) for t in graph.inputs]
+        self.outputs = self._run(graph, self._given(graph, self.inputs), "")
         self.space.at(model.name, type(model).__name__)
         for value in self.outputs:
             self.space.freeze(value.labels, Reason.OUTPUT)
 
-    def _run(self, model: keras.Model, inputs: list[Value], scope: str) -> list[Value]:
-        graph = functional_graph(model)
-        values = {id(t): v for t, v in zip(graph.inputs, inputs, strict=True)}
+    @staticmethod
+    def _given(graph: FunctionalGraph, inputs: list[Value]) -> dict[int, Value]:
+        return {id(t): v for t, v in zip(graph.inputs, inputs, strict=True)}
+
+    def _run(self, graph: FunctionalGraph, values: dict[int, Value], scope: str) -> list[Value]:
         for node in graph.nodes:
-            outputs = [unlabelled(t) for t in node.outputs]
             args, kwargs = fill(node.args, values), fill(node.kwargs, values)
             name = scope + node.operation.name
             if has_graph(node.operation):
                 tensors = match_inputs(node.operation, args, kwargs)
-                results = self._run(node.operation, tensors, name + "/")
+                inner = functional_graph(node.operation)
+                results = self._run(inner, self._given(inner, tensors), name + "/")
                 self._tie_nested(node.operation, tensors + results, name)
             else:
-                if not kwargs and len(args) == 1 and isinstance(args[0], Value):
-                    tensors = list(args)
-                else:
-                    leaves = keras.tree.flatten((args, kwargs))
-                    tensors = [v for v in leaves if isinstance(v, Value)]
-                call = Call(node.operation, name, args, kwargs, tensors, outputs)
-                results = self._interpret(call)
+                call = Call(
+                    node.operation, name, args, kwargs, _tensors(args, kwargs),
+                    [unlabelled(t) for t in node.outputs],
+                )  # fmt: skip
+                call.opened = self._look_into(node, name)
+                results = self._enter(call) if call.opened else self._interpret(call)
                 self.first_call.setdefault(id(node.outputs[0]), call)
             values |= {id(t): v for t, v in zip(node.outputs, results, strict=True)}
         for key, value in values.items():
             self.first_value.setdefault(key, value)
         return [values[id(t)] for t in graph.outputs]
+
+    def _look_into(self, node: Any, name: str) -> Opened | None:
+        """What a layer without a rule does, if its code shows it."""
+        if not rule_for(node.operation).barrier or not can_open(node.operation):
+            return None
+        try:
+            return open_call(node.operation, node.args, node.kwargs)
+        except OpeningError as error:
+            self.closed[name] = str(error)
+            return None
+
+    def _enter(self, call: Call) -> list[Value]:
+        """Run what a layer's code does; its own weights are operands."""
+        opened: Any = call.opened
+        layer: Any = call.operation
+        own = [v for _, v in opened.parameters]
+        self.space.belongs(own, call.name, call.kind)
+        self.layers.setdefault(call.name, layer)
+        values = self._given(opened.graph, call.inputs)
+        values |= {id(mask): unlabelled(mask) for _, mask in opened.masks}
+        values |= {
+            id(t): Parameter(tuple(t.shape), NO_LABELS, v, tuple(range(len(t.shape))))
+            for t, v in opened.parameters
+        }
+        start = len(self.calls)
+        results = [self._plain(v) for v in self._run(opened.graph, values, call.name + "/")]
+        call.outputs, call.inner = results, self.calls[start:]
+        self._tie_nested(layer, call.inputs + results, call.name)
+        self.by_layer[id(layer)].append(call)
+        return results
+
+    def _plain(self, value: Value) -> Value:
+        return self.space.as_value(value) if isinstance(value, Parameter) else value
 
     def _interpret(self, call: Call) -> list[Value]:
         """Let the operation's rule say what happens to labels, and hold it to its word."""
@@ -84,8 +124,13 @@ class Trace:
             self.layers.setdefault(call.name, call.operation)
         rule = rule_for(call.operation)
         call.known = not rule.barrier
+        if not rule.reads_weights and any(isinstance(v, Parameter) for v in call.inputs):
+            self._label_weights(call)
         self._tie_calls(rule, call)
         flow = rule.flow(call, self.space)
+        if isinstance(flow, Parameter):  # still a weight, if a transposed one
+            call.outputs = [flow]
+            return call.outputs
         labels = flow if isinstance(flow, list) else [flow]
         _check_flow(rule, call, labels)
         call.outputs = [Value(v.shape, x) for v, x in zip(call.outputs, labels, strict=True)]
@@ -95,13 +140,21 @@ class Trace:
         self.by_layer[id(call.operation)].append(call)
         return call.outputs
 
+    def _label_weights(self, call: Call) -> None:
+        """Weights among the operands become tensors with labels (see `Rule.reads_weights`)."""
+        plain = {id(v): self._plain(v) for v in call.inputs}
+        call.args, call.kwargs = keras.tree.map_structure(
+            lambda x: plain.get(id(x), x) if isinstance(x, Value) else x, (call.args, call.kwargs)
+        )
+        call.inputs = [plain[id(v)] for v in call.inputs]
+
     def _tie_calls(self, rule: Rule, call: Call) -> None:
         """A shared layer has one configuration, so all its calls must lose the same."""
         earlier = self.by_layer.get(id(call.operation))
         if earlier and rule.sized_by_input:
             self._tie_values(earlier[0].inputs, call.inputs)
 
-    def _tie_nested(self, model: keras.Model, ends: list[Value], name: str) -> None:
+    def _tie_nested(self, model: keras.Layer, ends: list[Value], name: str) -> None:
         """A shared model is rebuilt once, so the inputs and outputs of all calls must agree."""
         self.space.at(name, type(model).__name__)
         self._tie_values(self._nested_ends.setdefault(id(model), ends), ends)
@@ -113,6 +166,12 @@ class Trace:
             else:
                 self.space.freeze(x.labels, Reason.SHAPE)
                 self.space.freeze(y.labels, Reason.SHAPE)
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Value]:
+    if not kwargs and len(args) == 1 and isinstance(args[0], Value):
+        return [args[0]]
+    return [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, Value)]
 
 
 def fill(arguments: Any, values: dict[int, Any]) -> Any:

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import library_operation
+from ridurre.backend.opening import Opened
 from ridurre.graph.labels import FIXED, Labels, LabelSpace, Parameter, Reason, Value
 
 Flow = Labels | Parameter | list[Labels]
@@ -26,6 +27,9 @@ class Call:
         args, kwargs: the call's arguments, every tensor as a `Value`.
         inputs: all tensors among the arguments, in order.
         outputs: the resulting tensors; their labels are known after the rule has run.
+        known: whether a rule described the operation, or its code was looked into.
+        opened: what the layer's code does, if there is no rule for it.
+        inner: the calls that this is.
     """
 
     operation: keras.Operation
@@ -35,6 +39,8 @@ class Call:
     inputs: list[Value]
     outputs: list[Value] = field(default_factory=list)
     known: bool = True
+    opened: Opened | None = None
+    inner: list[Call] = field(default_factory=list)
 
     @property
     def kind(self) -> str:

@@ -1,0 +1,325 @@
+"""Look into a layer: run its ``call`` on symbolic tensors and read the graph that this makes.
+
+A layer of a user's own, or a model without a graph, is Python code. Run on `keras.KerasTensor`
+instead of numbers, the same code leaves a graph of sub-layers and operations behind. The layer's
+own weights stand in it as symbolic tensors too, so that operations on them are seen.
+
+The code runs on a shadow of the layer, which shares everything with it but its attributes; what it
+does to the attributes does not reach the layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.backend import get_keras_mask, set_keras_mask
+
+from ridurre.backend import FunctionalGraph, Node, all_layers, parameters_of, to_numpy
+from ridurre.errors import OpeningError
+
+#: The batch size that code is run with, and what stands for the other sizes that are left open:
+#: code that divides an image into patches needs enough, a table of positions not too much. (Keras
+#: itself builds what is inside of a layer with 83 on some back ends.)
+BATCH = 2
+OPEN_SIZES = (32, 4, 64, 2, 83)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What one call of a layer does, as plain data.
+
+    Attributes:
+        graph: its inputs (in the order of the tensors among the arguments), calls and outputs; all
+            shapes are known.
+        masks: the Keras masks that came with the inputs, symbolic: (input, mask).
+        parameters: the layer's own weights: (symbolic tensor, weight).
+        structure: the outputs as the layer returns them.
+    """
+
+    graph: FunctionalGraph
+    masks: list[tuple[keras.KerasTensor, keras.KerasTensor]]
+    parameters: list[tuple[keras.KerasTensor, keras.Variable]]
+    structure: Any
+
+    @property
+    def reached(self) -> set[int]:
+        """Ids of all layers that are called."""
+        return {id(n.operation) for n in self.graph.nodes}
+
+
+def can_open(operation: object) -> bool:
+    """Whether there is code to look into: a layer that says what it does in a ``call``."""
+    return isinstance(operation, keras.Layer) and type(operation).call is not keras.Layer.call
+
+
+def open_call(layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
+    """What a call of a built layer with these arguments does, in inference mode.
+
+    Neither the layer nor its sub-layers are changed.
+
+    Args:
+        layer: a built layer or model.
+        args, kwargs: of the call; tensors are symbolic.
+
+    Raises:
+        OpeningError: the code does not run on symbolic tensors, keeps something for later or does
+            not use all of the layer's weights.
+    """
+    error: Exception | None = None
+    for size in OPEN_SIZES:
+        try:
+            return _open(layer, args, kwargs, size)
+        except OpeningError:
+            raise
+        except Exception as failure:  # whatever a user's code raises
+            error = error or failure
+        if not _has_open_sizes(args, kwargs):
+            break
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    raise OpeningError(
+        f"its code does not run on symbolic tensors ({type(error).__name__}: "
+        f"{lines[0] if lines else 'no message'})"
+    ) from error
+
+
+def _has_open_sizes(*arguments: Any) -> bool:
+    tensors = [t for t in keras.tree.flatten(arguments) if isinstance(t, keras.KerasTensor)]
+    return any(None in t.shape[1:] for t in tensors)
+
+
+def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> Opened:
+    inputs = _Inputs(size)
+    args, kwargs = keras.tree.map_structure(inputs, (args, kwargs))
+    shadow, parameters = _shadow(layer)
+    before = dict(vars(shadow))
+    found: list[tuple[Any, list[Any]]] = []
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        outputs = shadow.call(*args, **kwargs)
+        histories = [getattr(t, "_keras_history", None) for t in keras.tree.flatten(outputs)]
+        found.append((outputs, histories))
+        return outputs
+
+    # Keras decides here between shapes and numbers; what stands before it (masks, types, the
+    # training flag) is wanted.
+    vars(shadow)["symbolic_call"] = run
+    with _without_new_nodes(layer):
+        shadow(*args, **kwargs)
+        structure, histories = found[0]
+        outputs = keras.tree.flatten(structure)
+        for tensor, history in zip(outputs, histories, strict=True):
+            _set_history(tensor, history)  # Keras made them outputs of the shadow
+        leaves = [*inputs.tensors, *(m for _, m in inputs.masks), *(t for t, _ in parameters)]
+        nodes = _nodes(outputs, {id(t) for t in leaves})
+    _check_memory(before, vars(shadow))
+    graph = FunctionalGraph(inputs.in_order, nodes, outputs)
+    opened = Opened(graph, inputs.masks, parameters, structure)
+    _check_reached(layer, opened)
+    return opened
+
+
+class _Inputs:
+    """Makes a fresh tensor of known shape for every symbolic one, and keeps them in order."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.in_order: list[keras.KerasTensor] = []
+        self.masks: list[tuple[keras.KerasTensor, keras.KerasTensor]] = []
+        self._made: dict[int, keras.KerasTensor] = {}
+
+    @property
+    def tensors(self) -> list[keras.KerasTensor]:
+        return list(self._made.values())
+
+    def __call__(self, x: Any) -> Any:
+        if not isinstance(x, keras.KerasTensor):
+            return x
+        if id(x) not in self._made:
+            tensor = self._made[id(x)] = self._fresh(x)
+            mask = get_keras_mask(x)
+            if mask is not None:
+                fresh = self._fresh(mask)
+                set_keras_mask(tensor, fresh)
+                self.masks.append((tensor, fresh))
+        self.in_order.append(self._made[id(x)])
+        return self._made[id(x)]
+
+    def _fresh(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        sizes = (BATCH, *(self.size,) * len(x.shape))
+        shape = [sizes[a] if n is None else n for a, n in enumerate(x.shape)]
+        return keras.KerasTensor(shape, dtype=x.dtype, sparse=x.sparse)
+
+
+def _shadow(layer: Any) -> tuple[Any, list[tuple[keras.KerasTensor, keras.Variable]]]:
+    """A second object with the layer's attributes, its own weights replaced by symbolic tensors."""
+    own = {id(v) for v in [*layer._trainable_variables, *layer._non_trainable_variables]}
+    made: dict[int, tuple[keras.KerasTensor, keras.Variable]] = {}
+
+    def replace(value: Any) -> Any:
+        if isinstance(value, keras.Variable) and id(value) in own:
+            if id(value) not in made:
+                made[id(value)] = (_parameter(layer, value), value)
+            return made[id(value)][0]
+        if isinstance(value, dict):
+            return _rebuilt(value, {k: replace(v) for k, v in value.items()})
+        if isinstance(value, list | tuple) and type(value).__name__ != "TrackedSet":
+            new = [replace(v) for v in value]
+            same = all(a is b for a, b in zip(value, new, strict=True))
+            return value if same else tuple(new) if isinstance(value, tuple) else new
+        return value
+
+    shadow: Any = object.__new__(type(layer))
+    state = {k: v if k in _BOOKS else replace(v) for k, v in vars(layer).items()}
+    vars(shadow).update(state | {"_losses": [], "_inbound_nodes": [], "_outbound_nodes": []})
+    return shadow, list(made.values())
+
+
+def _rebuilt(old: dict[Any, Any], new: dict[Any, Any]) -> dict[Any, Any]:
+    return old if all(old[k] is v for k, v in new.items()) else new
+
+
+#: Attributes in which Keras keeps books of a layer's state.
+_BOOKS = frozenset(
+    """_trainable_variables _non_trainable_variables _layers _metrics _seed_generators _tracker
+    _tracked _inbound_nodes _outbound_nodes _losses _losses_override _loss_ids _torch_params
+    _parameters _buffers _modules optimizer _optimizer""".split()
+)
+
+
+def _parameter(layer: Any, variable: keras.Variable) -> keras.KerasTensor:
+    """A weight as the layer's code sees it: in the type that it computes with."""
+    is_float = "float" in variable.dtype
+    dtype = layer.compute_dtype if layer.autocast and is_float else variable.dtype
+    return keras.KerasTensor(variable.shape, dtype=dtype, name=variable.name)
+
+
+@contextlib.contextmanager
+def _without_new_nodes(layer: keras.Layer) -> Iterator[None]:
+    """Forget the calls that are made inside."""
+    layers: list[Any] = [layer, *all_layers(layer)]
+    counts = [(x, len(x._inbound_nodes), len(x._outbound_nodes)) for x in layers]
+    try:
+        yield
+    finally:
+        for x, calls, uses in counts:
+            del x._inbound_nodes[calls:], x._outbound_nodes[uses:]
+
+
+@contextlib.contextmanager
+def forgetting_calls(layers: list[keras.Layer]) -> Iterator[None]:
+    """Forget the symbolic calls of these layers, and of all in them, that are made inside."""
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(_without_new_nodes(layer))
+        yield
+
+
+def _set_history(tensor: Any, history: Any) -> None:
+    if history is not None:
+        tensor._keras_history = history
+    elif hasattr(tensor, "_keras_history"):
+        del tensor._keras_history
+
+
+def _nodes(outputs: list[Any], leaves: set[int]) -> list[Node]:
+    """All calls that lead from the leaves to the outputs, each behind those it needs."""
+    found: dict[int, Node] = {}
+    stack: list[tuple[Any, bool]] = [(_node_of(t, leaves), False) for t in reversed(outputs)]
+    while stack:
+        node, ready = stack.pop()
+        if node is None or id(node) in found:
+            continue
+        if ready:
+            arguments = node.arguments
+            found[id(node)] = Node(
+                node.operation, arguments.args, arguments.kwargs, list(node.outputs)
+            )
+            continue
+        stack.append((node, True))
+        stack += [(_node_of(t, leaves), False) for t in reversed(node.arguments.keras_tensors)]
+    return list(found.values())
+
+
+def _node_of(tensor: Any, leaves: set[int]) -> Any:
+    history = getattr(tensor, "_keras_history", None)
+    if id(tensor) in leaves:
+        return None
+    if history is None or history.operation is None:
+        raise OpeningError("its code makes a tensor of its own that no operation returned")
+    return history.operation._inbound_nodes[history.node_index]
+
+
+def _check_memory(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Code that keeps tensors on ``self`` computes something else the next time."""
+    new = [k for k, v in after.items() if before.get(k) is not v]
+    kept = [k for k in new if any(map(_is_symbolic, keras.tree.flatten(after[k])))]
+    if kept:
+        raise OpeningError(f"its code keeps tensors on itself, as {kept[0]!r}")
+
+
+def _is_symbolic(x: Any) -> bool:
+    return isinstance(x, keras.KerasTensor)
+
+
+def _check_reached(layer: Any, opened: Opened) -> None:
+    """Weights that are not used in inference could not follow when their neighbours shrink."""
+    nodes, ends = opened.graph.nodes, opened.graph.outputs
+    used = {id(t) for t in keras.tree.flatten([(n.args, n.kwargs) for n in nodes] + [ends])}
+    seen = {id(v) for t, v in opened.parameters if id(t) in used}
+    for node in nodes:
+        if isinstance(node.operation, keras.Layer):
+            seen |= {id(v) for v in node.operation.variables}
+    counted = parameters_of(layer)
+    for variable in layer.variables:
+        if id(variable) in counted - seen:
+            raise OpeningError(f"its weight {variable.path!r} is not used in inference")
+
+
+
+def children_of(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a layer holds directly, in the order in which it got them."""
+    return list(layer._layers)
+
+
+def weights_made_by(layer: keras.Layer) -> list[keras.Variable]:
+    """A layer's own variables, without those of layers inside it, in the order of making."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def builds_itself(layer: keras.Layer) -> bool:
+    """Whether the layer's class says how it is built (and does not wait for its first call)."""
+    return getattr(type(layer).build, "_is_default", False) is False
+
+
+def take_over(layer: keras.Layer, other: keras.Layer) -> None:
+    """Make a layer be another one, weights and all; whoever holds it goes on holding it."""
+    state = vars(other) | {"_inbound_nodes": [], "_outbound_nodes": []}
+    layer.__class__ = type(other)
+    vars(layer).clear()
+    vars(layer).update(state)
+
+
+def reshape_variable(variable: Any, shape: tuple[int, ...]) -> None:
+    """Give a variable another shape; its value is zero then."""
+    value = np.zeros(shape, to_numpy(variable).dtype)
+    variable._shape = tuple(shape)
+    variable._initialize(keras.ops.convert_to_tensor(value, dtype=variable.dtype))
+
+
+def recount(layer: Any) -> None:
+    """Let PyTorch look anew for what a layer, and every one in it, has for parameters."""
+    for one in [layer, *all_layers(layer)]:
+        if "_torch_params" in vars(one) or "_torch_params" in vars(one).get("_modules", {}):
+            one._track_variables()
+
+
+def with_masks(tensors: list[Any], masks: dict[int, Any]) -> list[Any]:
+    """The tensors, with a Keras mask attached to those whose place has one."""
+    for place, mask in masks.items():
+        set_keras_mask(tensors[place], mask)
+    return tensors

@@ -1,0 +1,201 @@
+"""A layer of a user's own class in another size than its configuration says.
+
+Where the configuration of a class can name the smaller size, the smaller layer is made from that
+and needs nothing of this. Where it cannot, the smaller layer is one of a class derived from the
+user's, which is put together anew when a ``.keras`` file is loaded: the layer of the full size is
+made, and then what is smaller takes the place of what is not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, combinations
+from typing import Any
+
+import keras
+
+from ridurre.backend.opening import (
+    builds_itself,
+    children_of,
+    recount,
+    reshape_variable,
+    take_over,
+    weights_made_by,
+)
+
+#: The way to a layer inside another one: its number among the layers held, at every depth.
+Way = tuple[int, ...]
+#: How many numbers of a configuration are changed in all combinations; of more, one or two or all.
+MANY = 6
+#: What a configuration says about other things than sizes.
+NO_SIZES = frozenset({"name", "dtype", "trainable", "activity_regularizer", "built", "seed"})
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is smaller in a layer than its configuration says.
+
+    Attributes:
+        layers: smaller layers, built, by the way to those whose place they take.
+        shapes: of the layer's own variables, by their number.
+        attributes: numbers that the layer's code reads from ``self``.
+        build: what the original was built with (``get_build_config``).
+    """
+
+    layers: Mapping[Way, keras.Layer]
+    shapes: Mapping[int, tuple[int, ...]]
+    attributes: Mapping[str, Any]
+    build: Mapping[str, Any] | None
+
+
+class _Resized:
+    """What a class derived from a user's adds: another way through a ``.keras`` file."""
+
+    _ridurre_sizes: Sizes
+
+    def get_config(self) -> dict[str, Any]:
+        """The layer of the full size, and what is smaller."""
+        sizes, original = self._ridurre_sizes, type(self).__mro__[2]
+        whole = {
+            "module": original.__module__,
+            "class_name": original.__name__,
+            "config": super().get_config(),  # type: ignore[misc]
+            "registered_name": keras.saving.get_registered_name(original),
+        }
+        return {
+            "layer": whole,
+            "layers": [
+                [list(way), keras.saving.serialize_keras_object(layer)]
+                for way, layer in sizes.layers.items()
+            ],
+            "shapes": [[number, list(shape)] for number, shape in sizes.shapes.items()],
+            "attributes": dict(sizes.attributes),
+            "build": keras.saving.serialize_keras_object(sizes.build),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """The layer of the full size, made smaller."""
+        load = functools.partial(
+            keras.saving.deserialize_keras_object, custom_objects=custom_objects
+        )
+        sizes = Sizes(
+            {tuple(way): load(layer) for way, layer in config["layers"]},
+            {number: tuple(shape) for number, shape in config["shapes"]},
+            config["attributes"],
+            load(config["build"]),
+        )
+        return resize(load(config["layer"]), sizes)
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        """Only models wait to be built; layers are, or are when they are called."""
+        is_model = isinstance(self, keras.Model)
+        return super().get_build_config() if is_model else None  # type: ignore[misc]
+
+
+keras.saving.register_keras_serializable(package="ridurre", name="Resized")(_Resized)
+
+
+@functools.cache
+def resized_class(cls: type) -> type:
+    """The class of smaller layers of a user's class."""
+    derived = type(cls.__name__, (_Resized, cls), {"__module__": cls.__module__})
+    # All of them are put together in the same way, so that they may share a name in files.
+    return keras.saving.register_keras_serializable(package="ridurre", name="Resized")(derived)
+
+
+def resize(layer: Any, sizes: Sizes) -> keras.Layer:
+    """Make a new layer, not called yet, smaller in place.
+
+    Args:
+        layer: just made from its configuration, in the full size.
+        sizes: what is smaller.
+
+    Returns:
+        The same object, of a class derived from its own.
+    """
+    if not layer.built and sizes.build and builds_itself(layer):
+        layer.build_from_config(sizes.build)
+    places = {way: _at(layer, way) for way in sizes.layers}
+    for way, smaller in sizes.layers.items():
+        take_over(places[way], smaller)
+    own = weights_made_by(layer)
+    for number, shape in sizes.shapes.items():
+        reshape_variable(own[number], shape)
+    layer.__class__ = resized_class(_original(type(layer)))
+    set_sizes(layer, sizes)
+    recount(layer)
+    return layer
+
+
+def set_sizes(layer: Any, sizes: Sizes) -> None:
+    """Let the layer know in what it differs, and give its attributes their numbers."""
+    vars(layer)["_ridurre_sizes"] = sizes
+    vars(layer).update(sizes.attributes)
+
+
+def _original(cls: type) -> type:
+    return cls.__mro__[2] if issubclass(cls, _Resized) else cls
+
+
+def way_to(layer: keras.Layer, wanted: keras.Layer) -> Way | None:
+    """Where in a layer another one is; None if it is not among those that Keras knows of."""
+    for number, child in enumerate(children_of(layer)):
+        if child is wanted:
+            return (number,)
+        further = way_to(child, wanted)
+        if further is not None:
+            return (number, *further)
+    return None
+
+
+def _at(layer: keras.Layer, way: Way) -> keras.Layer:
+    for number in way:
+        layer = children_of(layer)[number]
+    return layer
+
+
+def alternatives(
+    values: Mapping[str, Any], changes: Mapping[int, set[int]]
+) -> Iterator[dict[str, Any]]:
+    """What to set differently among named numbers, given which numbers changed; least first.
+
+    Args:
+        values: numbers, and lists of numbers, by name.
+        changes: sizes that changed, to what.
+    """
+    places = [
+        (name, index, new)
+        for name, value in values.items()
+        if name not in NO_SIZES
+        for index, old in _numbers(value)
+        for new in sorted(changes.get(old, ()))
+    ]
+    count = len(places)
+    sizes = range(count + 1) if count <= MANY else (0, 1, 2, count)
+    for chosen in chain.from_iterable(combinations(places, n) for n in sizes):
+        if len({place[:2] for place in chosen}) == len(chosen):
+            yield _changed(values, chosen)
+
+
+def _numbers(value: Any) -> Iterator[tuple[int | None, int]]:
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield None, value
+    elif type(value) in (list, tuple):
+        for index, one in enumerate(value):
+            if isinstance(one, int) and not isinstance(one, bool):
+                yield index, one
+
+
+def _changed(values: Mapping[str, Any], chosen: Any) -> dict[str, Any]:
+    new: dict[str, Any] = {}
+    for name, index, number in chosen:
+        if index is None:
+            new[name] = number
+        else:
+            whole = list(new.get(name, values[name]))
+            whole[index] = number
+            new[name] = type(values[name])(whole)
+    return new
