@@ -11,9 +11,10 @@ import numpy as np
 
 from ridurre.errors import RequestError, RidurreWarning
 from ridurre.graph import ChannelGraph, Group, Reason
+from ridurre.graph.groups import Solution
 from ridurre.graph.select import Selector
 from ridurre.plan import Planner, PruningPlan, Removed
-from ridurre.surgery import rebuild
+from ridurre.surgery import fits, outermost, rebuild
 
 
 class DependencyGraph(ChannelGraph):
@@ -42,6 +43,8 @@ class DependencyGraph(ChannelGraph):
 
     def __init__(self, model: keras.Model, *, protect: Selector | None = None) -> None:
         super().__init__(model, protect=protect)
+        if self.trace.opened:
+            self._hold_what_code_holds()
         self._warn_barriers()
 
     def get_pruning_plan(
@@ -89,6 +92,31 @@ class DependencyGraph(ChannelGraph):
             return rebuild(self, planner.labels_of(plan), keep_compiled=keep_compiled)
 
         return planner.plan(alive, execute)
+
+    def _hold_what_code_holds(self) -> None:
+        """Freeze channels on which some layer's code insists, before anybody asks for them.
+
+        Every group is tried, one unit of it, in every layer whose code was looked into.
+        """
+        tried: dict[str, bool] = {}
+        while True:
+            solution, planner, space = self.solution, Planner(self), self.trace.space
+            stuck = len(space.frozen)
+            for group in solution.groups():
+                labels = np.flatnonzero(np.isin(solution.soft, group.components))
+                unit = labels[solution.soft[labels] == group.components[0]]
+                try:
+                    alive = planner.close(unit)
+                except RequestError:
+                    continue
+                for call in outermost(self.trace):
+                    if not fits(self, call, alive, tried):
+                        space.at(call.name, call.kind)
+                        space.freeze(labels, Reason.CODE)
+            if len(space.frozen) == stuck:
+                return
+            self.solution = Solution(self.trace)
+            self.__dict__.pop("groups", None)
 
     def _warn_barriers(self) -> None:
         """One warning for all layers without a rule that channels flow into."""

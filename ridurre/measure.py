@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,8 @@ def model_complexity(
         model = _with_input_shape(model, input_shape)
     open_size = any(None in t.shape[1:] for t in model.inputs)
     seen: set[int] = set()
-    layers = tuple(_layer(call, seen, open_size) for call in Trace(model).calls)
+    trace = Trace(model)
+    layers = tuple(_layer(call, seen, open_size) for call in [*trace.calls, *_own_weights(trace)])
     return Complexity(
         sum(x.parameters for x in layers),
         None if open_size else sum(x.macs or 0 for x in layers),
@@ -140,6 +142,13 @@ def model_complexity(
         None if open_size else sum(x.nonzero_macs or 0 for x in layers),
         size,
     )
+
+
+def _own_weights(trace: Trace) -> Iterator[Call]:
+    """Layers with weights of their own beside those of the layers in them."""
+    for call in trace.opened:
+        if call.opened and call.opened.parameters:
+            yield dataclasses.replace(call, outputs=[])  # those of the last call in it
 
 
 def file_size(model: keras.Model) -> int:

@@ -10,7 +10,7 @@ random inputs; code that says a size in so many words never does.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -85,7 +85,7 @@ class Smaller:
         for candidate in (*self._from_configuration(), *self._from_parts(expected)):
             try:
                 layer = candidate()
-                self._run(layer, arrays)
+                self._build(layer)
                 shapes = [tuple(v.shape) for v in own_variables(layer)]
                 if shapes == expected.shapes:
                     self._assign(layer, values)
@@ -100,12 +100,45 @@ class Smaller:
             "attributes change"
         )
 
+    def key(self) -> str:
+        """What the answer depends on: like layers that lose alike come in like forms."""
+        shapes = [self._shape(v) for v in own_variables(self.layer)]
+        config = _nameless(self.layer.get_config()) if self._changes() else None
+        inputs = [new.shape for _, new in self._pairs()]
+        outputs = [
+            [self.kept.count(v.labels, a) for a in varying(v.labels)]
+            for c in self.call.inner
+            for v in c.outputs
+        ]
+        return repr((type(self.layer), config, inputs, shapes, outputs))
+
     def _same(self) -> keras.Layer:
         """The layer anew, where nothing in it goes."""
         layer = recreate(self.layer, {})
-        arrays = [self._random(t.shape, t.dtype, "input") for t in self._tensors()]
-        self._run(layer, arrays)
+        self._build(layer)
         return layer
+
+    def _build(self, layer: keras.Layer) -> None:
+        """Call a layer as the original was called, on smaller tensors without numbers."""
+        tensors = {
+            id(value): keras.KerasTensor(self._shape_of(value), dtype=t.dtype)
+            for t, value in zip(self.opened.graph.inputs, self.call.inputs, strict=True)
+        }
+        layer(*self._filled(self.call.args, tensors), **self._filled(self.call.kwargs, tensors))
+
+    @staticmethod
+    def _filled(arguments: Any, tensors: dict[int, Any]) -> Any:
+        def fill(x: Any) -> Any:
+            return tensors[id(x)] if isinstance(x, Value) else x
+
+        return keras.tree.map_structure(fill, arguments)
+
+    def _shape_of(self, value: Value, known: Sequence[int | None] = ()) -> list[int | None]:
+        """The smaller shape of a tensor, given its own shape where that is known better."""
+        return [
+            self.kept.count(value.labels, a) if value.labels.shape[a] > 1 else n
+            for a, n in enumerate(known or value.shape)
+        ]
 
     def _changes(self) -> dict[int, set[int]]:
         """Sizes of what is in the layer that change, to what."""
@@ -129,10 +162,7 @@ class Smaller:
         """Inputs and masks as they were opened with, each once, and their smaller forms."""
         pairs: dict[int, tuple[keras.KerasTensor, keras.KerasTensor]] = {}
         for tensor, value in zip(self.opened.graph.inputs, self.call.inputs, strict=True):
-            shape = [
-                self.kept.count(value.labels, a) if value.labels.shape[a] > 1 else n
-                for a, n in enumerate(tensor.shape)
-            ]
+            shape = self._shape_of(value, tensor.shape)
             pairs[id(tensor)] = (tensor, keras.KerasTensor(shape, dtype=tensor.dtype))
         for _, mask in self.opened.masks:
             pairs[id(mask)] = (mask, keras.KerasTensor(mask.shape, dtype=mask.dtype))
@@ -187,11 +217,7 @@ class Smaller:
             id(value): tensors[id(t)]
             for t, value in zip(self.opened.graph.inputs, self.call.inputs, strict=True)
         }
-
-        def fill(x: Any) -> Any:
-            return by_value[id(x)] if isinstance(x, Value) else x
-
-        args, kwargs = keras.tree.map_structure(fill, (self.call.args, self.call.kwargs))
+        args, kwargs = self._filled((self.call.args, self.call.kwargs), by_value)
         return [to_numpy(y) for y in keras.tree.flatten(infer(layer, args, kwargs))]
 
     def _random(self, shape: Any, dtype: str, name: str) -> np.ndarray:
@@ -244,6 +270,15 @@ class Smaller:
 
 #: Attributes that every layer has.
 _BY_KERAS = frozenset(vars(keras.layers.Layer())) | {"_build_shapes_dict"}
+
+
+def _nameless(config: Any) -> Any:
+    """A configuration without the names, which Keras counts up."""
+    if isinstance(config, dict):
+        return {k: _nameless(v) for k, v in config.items() if k != "name"}
+    if isinstance(config, list | tuple):
+        return [_nameless(v) for v in config]
+    return config
 
 
 def _alike(old: keras.Layer, new: keras.Layer) -> bool:

@@ -28,6 +28,7 @@ from ridurre.errors import ModelError, RequestError, RuleError
 from ridurre.graph import ChannelGraph, Labels
 from ridurre.graph.labels import varying
 from ridurre.graph.rules import Call, rule_for
+from ridurre.graph.trace import Trace
 from ridurre.plan import Planner, PruningPlan
 from ridurre.smaller import NoSmallerForm, Smaller
 
@@ -72,6 +73,34 @@ def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = Fal
         if keep_compiled:
             rebuilder.copy_training(graph.model, model)
         return model
+
+
+def outermost(trace: Trace) -> list[Call]:
+    """The first calls of layers whose code was looked into, without those that lie in others."""
+    inside = {id(c.operation) for call in trace.opened for c in trace.opened if c.name != call.name
+              and c.name.startswith(call.name + "/")}  # fmt: skip
+    first = {id(c.operation): c for c in reversed(trace.opened)}
+    return [c for key, c in first.items() if key not in inside]
+
+
+def fits(graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, bool]) -> bool:
+    """Whether a layer whose code was looked into can be brought to a smaller form.
+
+    Args:
+        graph: of the model.
+        call: the layer's first call.
+        alive: for every label whether it stays.
+        known: answers found before, by what they depend on; is added to.
+    """
+    rebuilder = _Rebuilder(graph, alive)
+    key = Smaller(call, rebuilder.kept, rebuilder.walk, rebuilder.new).key()
+    if key not in known:
+        try:
+            rebuilder.smaller(call)
+            known[key] = True
+        except (RuleError, ModelError):
+            known[key] = False
+    return known[key]
 
 
 def duplicate(model: keras.Model, *, keep_compiled: bool = False) -> keras.Model:

@@ -34,6 +34,7 @@ class Reason(enum.Enum):
     FIXED = "they are combined element by element with values that cannot be removed"
     SHAPE = "the operation's shape cannot follow"
     ONLY = "nothing would be left of this tensor"
+    CODE = "the layer's code does not follow when their number changes"
     PROTECTED = "the user protected them"
 
 

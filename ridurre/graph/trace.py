@@ -37,25 +37,37 @@ class Trace:
         calls: all calls of layers and operations, in running order.
         first: the first call (and the first labels) of every symbolic tensor, by its id.
         layers: every layer by its name behind the names of the nested models it stands in.
+        opened: calls of layers whose code was looked into, outer ones first.
         closed: why a layer's code could not be looked into, by the name of the layer.
     """
 
     def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self._shut: dict[int, str] = {}
+        while not self._run_all():
+            pass
+
+    def _run_all(self) -> bool:
+        """Run the model; False if more layers are to be left closed than were known before."""
         self.space = LabelSpace()
         self.calls: list[Call] = []
+        self.opened: list[Call] = []
         self.first_call: dict[int, Call] = {}
         self.first_value: dict[int, Value] = {}
         self.layers: dict[str, keras.Layer] = {}
         self.closed: dict[str, str] = {}
         self.by_layer: dict[int, list[Call]] = collections.defaultdict(list)
         self._nested_ends: dict[int, list[Value]] = {}
-        self.model = model
-        graph = functional_graph(model)
+        self._inside: tuple[Call, ...] = ()
+        self._places: dict[int, tuple[Call, ...]] = {}
+        known = len(self._shut)
+        graph = functional_graph(self.model)
         self.inputs = [unlabelled(t) for t in graph.inputs]
         self.outputs = self._run(graph, self._given(graph, self.inputs), "")
-        self.space.at(model.name, type(model).__name__)
+        self.space.at(self.model.name, type(self.model).__name__)
         for value in self.outputs:
             self.space.freeze(value.labels, Reason.OUTPUT)
+        return len(self._shut) == known
 
     @staticmethod
     def _given(graph: FunctionalGraph, inputs: list[Value]) -> dict[int, Value]:
@@ -88,6 +100,8 @@ class Trace:
         if not rule_for(node.operation).barrier or not can_open(node.operation):
             return None
         try:
+            if id(node.operation) in self._shut:
+                raise OpeningError(self._shut[id(node.operation)])
             return open_call(node.operation, node.args, node.kwargs)
         except OpeningError as error:
             self.closed[name] = str(error)
@@ -106,12 +120,23 @@ class Trace:
             id(t): Parameter(tuple(t.shape), NO_LABELS, v, tuple(range(len(t.shape))))
             for t, v in opened.parameters
         }
-        start = len(self.calls)
+        self._find_place(layer, call.name)
+        self.opened.append(call)
+        start, outside = len(self.calls), self._inside
+        self._inside = (*outside, call)
         results = [self._plain(v) for v in self._run(opened.graph, values, call.name + "/")]
         call.outputs, call.inner = results, self.calls[start:]
+        self._inside = outside
         self._tie_nested(layer, call.inputs + results, call.name)
         self.by_layer[id(layer)].append(call)
         return results
+
+    def _find_place(self, layer: Any, name: str) -> None:
+        """A layer that is called in several others' code would become several layers."""
+        first = self._places.setdefault(id(layer), self._inside)
+        here, there = ({id(c.operation): c for c in calls} for calls in (self._inside, first))
+        for key in here.keys() ^ there.keys():
+            self._shut[key] = f"its code calls {name!r}, which is called elsewhere too"
 
     def _plain(self, value: Value) -> Value:
         return self.space.as_value(value) if isinstance(value, Parameter) else value
@@ -122,6 +147,7 @@ class Trace:
         self.space.at(call.name, call.kind)
         if isinstance(call.operation, keras.Layer):
             self.layers.setdefault(call.name, call.operation)
+            self._find_place(call.operation, call.name)
         rule = rule_for(call.operation)
         call.known = not rule.barrier
         if not rule.reads_weights and any(isinstance(v, Parameter) for v in call.inputs):
