@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import to_numpy
+from ridurre.backend.opening import inputs_of
 from ridurre.errors import RequestError
 
 
@@ -250,5 +251,4 @@ def random_inputs(
             return rng.integers(0, 2, shape).astype(tensor.dtype)
         return to_numpy(keras.ops.cast(rng.normal(size=shape).astype("float32"), tensor.dtype))
 
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
-    return keras.tree.map_structure(one, structure)
+    return keras.tree.map_structure(one, inputs_of(model))

@@ -25,6 +25,7 @@ from ridurre.backend import (
     run_compiled,
     view_of,
 )
+from ridurre.backend.opening import inputs_of
 from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError
 from ridurre.forward import Forward, Step, run_call
@@ -128,7 +129,7 @@ def model_complexity(
     size = zipped_size(model) if zipped else None
     if input_shape is not None:
         model = _with_input_shape(model, input_shape)
-    open_size = any(None in t.shape[1:] for t in model.inputs)
+    open_size = any(None in t.shape[1:] for t in keras.tree.flatten(inputs_of(model)))
     seen: set[int] = set()
     trace = Trace(model)
     layers = tuple(_layer(call, seen, open_size) for call in [*trace.calls, *_own_weights(trace)])
@@ -270,7 +271,9 @@ def prediction(
         RequestError: the sizes of the input are not known.
     """
     check_model(model)
-    if input_shape is None and any(None in t.shape[1:] for t in model.inputs):
+    if input_shape is None and any(
+        None in t.shape[1:] for t in keras.tree.flatten(inputs_of(model))
+    ):
         raise RequestError(
             f"The model {model.name!r} leaves the size of its input open. Give input_shape, the "
             "shape of one sample without the batch axis."

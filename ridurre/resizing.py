@@ -49,6 +49,15 @@ class Sizes:
     attributes: Mapping[str, Any]
     build: Mapping[str, Any] | None
 
+    def and_then(self, later: Sizes) -> Sizes:
+        """These, and what became smaller still."""
+        return Sizes(
+            {**self.layers, **later.layers},
+            {**self.shapes, **later.shapes},
+            {**self.attributes, **later.attributes},
+            self.build,
+        )
+
 
 class _Resized:
     """What a class derived from a user's adds: another way through a ``.keras`` file."""
@@ -65,14 +74,14 @@ class _Resized:
             "registered_name": keras.saving.get_registered_name(original),
         }
         return {
-            "layer": whole,
-            "layers": [
+            "full_size": whole,
+            "smaller_layers": [
                 [list(way), keras.saving.serialize_keras_object(layer)]
                 for way, layer in sizes.layers.items()
             ],
-            "shapes": [[number, list(shape)] for number, shape in sizes.shapes.items()],
-            "attributes": dict(sizes.attributes),
-            "build": keras.saving.serialize_keras_object(sizes.build),
+            "smaller_shapes": [[number, list(shape)] for number, shape in sizes.shapes.items()],
+            "other_attributes": dict(sizes.attributes),
+            "built_for": keras.saving.serialize_keras_object(sizes.build),
         }
 
     @classmethod
@@ -82,12 +91,12 @@ class _Resized:
             keras.saving.deserialize_keras_object, custom_objects=custom_objects
         )
         sizes = Sizes(
-            {tuple(way): load(layer) for way, layer in config["layers"]},
-            {number: tuple(shape) for number, shape in config["shapes"]},
-            config["attributes"],
-            load(config["build"]),
+            {tuple(way): load(layer) for way, layer in config["smaller_layers"]},
+            {number: tuple(shape) for number, shape in config["smaller_shapes"]},
+            config["other_attributes"],
+            load(config["built_for"]),
         )
-        return resize(load(config["layer"]), sizes)
+        return resize(load(config["full_size"]), sizes)
 
     def get_build_config(self) -> dict[str, Any] | None:
         """Only models wait to be built; layers are, or are when they are called."""
@@ -125,15 +134,11 @@ def resize(layer: Any, sizes: Sizes) -> keras.Layer:
     for number, shape in sizes.shapes.items():
         reshape_variable(own[number], shape)
     layer.__class__ = resized_class(_original(type(layer)))
-    set_sizes(layer, sizes)
+    vars(layer).update(sizes.attributes)
+    before = vars(layer).get("_ridurre_sizes")
+    vars(layer)["_ridurre_sizes"] = sizes if before is None else before.and_then(sizes)
     recount(layer)
     return layer
-
-
-def set_sizes(layer: Any, sizes: Sizes) -> None:
-    """Let the layer know in what it differs, and give its attributes their numbers."""
-    vars(layer)["_ridurre_sizes"] = sizes
-    vars(layer).update(sizes.attributes)
 
 
 def _original(cls: type) -> type:

@@ -9,22 +9,35 @@ random inputs; code that says a size in so many words never does.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from ridurre.backend import FunctionalGraph, infer, own_variables, recreate, to_numpy
-from ridurre.backend.opening import Opened, weights_made_by, with_masks
+from ridurre.backend.opening import (
+    Opened,
+    build_on,
+    forgetting_calls,
+    graph_between,
+    open_call,
+    weights_made_by,
+    with_masks,
+)
 from ridurre.graph.labels import Value, varying
 from ridurre.graph.rules import Call, Kept
+from ridurre.likeness import alike, nameless
 from ridurre.resizing import Sizes, Way, alternatives, resize, way_to
 
 #: Builds the smaller form of a graph on smaller tensors, by their ids; returns its outputs.
 Walk = Callable[[FunctionalGraph, dict[int, Any]], list[Any]]
 TOLERANCE = 1e-4
+
+logger = logging.getLogger("ridurre")
 
 
 class NoSmallerForm(Exception):
@@ -35,16 +48,29 @@ class Expected(NamedTuple):
     """What the smaller layer has to compute.
 
     Attributes:
-        function: of the inputs, their masks and the layer's own weights.
-        inputs: symbolic ones, in the order of the function's arguments.
+        graph: its inputs are those of the layer (each once), their masks and the layer's own
+            weights.
+        small: the inputs of the layer, as many as the call has.
         shapes: of all variables of the layer, in their order.
         parts: smaller sub-layers, by the ids of the original ones.
     """
 
-    function: keras.Function
-    inputs: list[keras.KerasTensor]
+    graph: FunctionalGraph
+    small: list[keras.KerasTensor]
     shapes: list[tuple[int, ...]]
     parts: dict[int, keras.Layer]
+
+
+class Candidate(NamedTuple):
+    """A form that a layer may have.
+
+    Attributes:
+        what: how it is come by.
+        make: makes it, not built yet.
+    """
+
+    what: tuple[Any, ...]
+    make: Callable[[], Any]
 
 
 class Smaller:
@@ -55,14 +81,21 @@ class Smaller:
         kept: what is left.
         walk: makes the smaller form of what its code does.
         parts: every smaller layer that `walk` has made, by the id of the original.
+        known: ways that were right before and are tried first; is added to.
     """
 
     def __init__(
-        self, call: Call, kept: Kept, walk: Walk, parts: dict[int, tuple[Any, Any]]
+        self,
+        call: Call,
+        kept: Kept,
+        walk: Walk,
+        parts: dict[int, tuple[Any, Any]],
+        known: set[tuple[Any, ...]],
     ) -> None:
         if call.opened is None:
             raise ValueError("The layer's code was not looked into.")
         self.call, self.kept, self._walk, self._parts = call, kept, walk, parts
+        self._known = known
         self.layer: Any = call.operation
         self.opened: Opened = call.opened
         self._rng = np.random.default_rng(0)
@@ -76,34 +109,77 @@ class Smaller:
         if not self._changes():
             return self._same()
         expected = self._expected()
-        arrays = [self._random(t.shape, t.dtype, "input") for t in expected.inputs]
-        values = [
-            self._random(s, v.dtype, v.name) if s else to_numpy(v)
-            for s, v in zip(expected.shapes, own_variables(self.layer), strict=True)
-        ]
-        wanted = self._wanted(expected, arrays, values)
-        for candidate in (*self._from_configuration(), *self._from_parts(expected)):
-            try:
-                layer = candidate()
-                self._build(layer)
-                shapes = [tuple(v.shape) for v in own_variables(layer)]
-                if shapes == expected.shapes:
-                    self._assign(layer, values)
-                    found = self._run(layer, arrays)
-                    if _close(found, wanted):
-                        return layer
-            except Exception:  # noqa: S112 - whatever a user's code says to a size it does not like
-                continue
+        candidates = [*self._from_configuration(), *self._from_parts(expected)]
+        candidates.sort(key=lambda c: c.what not in self._known)
+        for candidate in candidates:
+            layer = self._fitting(candidate, expected)
+            if layer is not None:
+                self._known.add(candidate.what)
+                return layer
         raise NoSmallerForm(
             f"The code of {self.call.name!r} ({self.call.kind}) does not follow when channels in "
             "it go: a size stands in it that neither the arguments of its constructor nor its "
             "attributes change"
         )
 
+    def _fitting(self, candidate: Candidate, expected: Expected) -> keras.Layer | None:
+        """A candidate, if it computes what it should."""
+        try:
+            layer = candidate.make()
+            self._build(layer)
+            if [tuple(v.shape) for v in own_variables(layer)] != expected.shapes:
+                return None
+            fits = self._looks_right(layer, expected) or self._computes(layer, expected)
+        except Exception as error:  # whatever a user's code says to a size it does not like
+            logger.debug("%s as %s: %s", self.call.name, candidate.what, error)
+            return None
+        return layer if fits else None
+
+    def _looks_right(self, layer: Any, expected: Expected) -> bool:
+        """Whether what the layer does can be seen to be what it should do."""
+        args, kwargs = self._on(expected.small)
+        opened = open_call(layer, args, kwargs)
+        inputs = self._unique(opened.graph.inputs)
+        masks = [mask for _, mask in opened.masks]
+        own, parameters = own_variables(layer), {id(v): t for t, v in opened.parameters}
+        number = self._numbers()
+        theirs = [parameters[id(own[number[id(v)]])] for _, v in self.opened.parameters]
+        same = list(zip(expected.graph.inputs, [*inputs, *masks, *theirs], strict=True))
+        places = dict(self._part_numbers(expected))
+        return alike(
+            expected.graph, opened.graph, same, (places, {id(v): i for i, v in enumerate(own)})
+        )
+
+    @staticmethod
+    def _unique(tensors: list[Any]) -> list[Any]:
+        return list({id(t): t for t in tensors}.values())
+
+    def _numbers(self) -> dict[int, int]:
+        return {id(v): i for i, v in enumerate(own_variables(self.layer))}
+
+    def _part_numbers(self, expected: Expected) -> Iterator[tuple[int, int]]:
+        """For the variables of the smaller parts the numbers of the original ones."""
+        number = self._numbers()
+        for key, new in expected.parts.items():
+            old = self._parts[key][0]
+            if isinstance(old, keras.Layer):
+                for v, smaller in zip(own_variables(old), own_variables(new), strict=True):
+                    yield id(smaller), number[id(v)]
+
+    def _computes(self, layer: keras.Layer, expected: Expected) -> bool:
+        """Whether it returns what it should, with random weights on random inputs."""
+        arrays = [self._random(t.shape, t.dtype, "input") for t in expected.graph.inputs]
+        values = [
+            self._random(s, v.dtype, v.name) if s else to_numpy(v)
+            for s, v in zip(expected.shapes, own_variables(self.layer), strict=True)
+        ]
+        self._assign(layer, values)
+        return _close(self._run(layer, arrays), self._wanted(expected, arrays, values))
+
     def key(self) -> str:
         """What the answer depends on: like layers that lose alike come in like forms."""
         shapes = [self._shape(v) for v in own_variables(self.layer)]
-        config = _nameless(self.layer.get_config()) if self._changes() else None
+        config = nameless(self.layer.get_config()) if self._changes() else None
         inputs = [new.shape for _, new in self._pairs()]
         outputs = [
             [self.kept.count(v.labels, a) for a in varying(v.labels)]
@@ -114,17 +190,26 @@ class Smaller:
 
     def _same(self) -> keras.Layer:
         """The layer anew, where nothing in it goes."""
-        layer = recreate(self.layer, {})
-        self._build(layer)
+        layer: Any = recreate(self.layer, {})
+        if self.layer.built:
+            self._build(layer)
         return layer
 
     def _build(self, layer: keras.Layer) -> None:
-        """Call a layer as the original was called, on smaller tensors without numbers."""
-        tensors = {
-            id(value): keras.KerasTensor(self._shape_of(value), dtype=t.dtype)
+        """Build a layer as the original was built, on smaller tensors."""
+        tensors = [
+            keras.KerasTensor(self._shape_of(value), dtype=t.dtype)
             for t, value in zip(self.opened.graph.inputs, self.call.inputs, strict=True)
-        }
-        layer(*self._filled(self.call.args, tensors), **self._filled(self.call.kwargs, tensors))
+        ]
+        args, kwargs = self._on(tensors)
+        with forgetting_calls([layer]):
+            build_on(layer, args, kwargs)
+
+    def _on(self, tensors: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The call's arguments with these tensors, as many as the inputs of the call."""
+        by_value = {id(v): t for v, t in zip(self.call.inputs, tensors, strict=True)}
+        filled = self._filled((self.call.args, self.call.kwargs), by_value)
+        return filled[0], filled[1]
 
     @staticmethod
     def _filled(arguments: Any, tensors: dict[int, Any]) -> Any:
@@ -154,10 +239,6 @@ class Smaller:
         found = {size: new - {size} for size, new in changes.items()}
         return {size: new for size, new in found.items() if new}
 
-    def _tensors(self) -> list[keras.KerasTensor]:
-        """The inputs and masks in their smaller sizes."""
-        return [small for _, small in self._pairs()]
-
     def _pairs(self) -> list[tuple[keras.KerasTensor, keras.KerasTensor]]:
         """Inputs and masks as they were opened with, each once, and their smaller forms."""
         pairs: dict[int, tuple[keras.KerasTensor, keras.KerasTensor]] = {}
@@ -175,12 +256,15 @@ class Smaller:
             pairs.append((tensor, keras.KerasTensor(shape, dtype=tensor.dtype)))
         known = set(self._parts)
         tensors = {id(old): new for old, new in pairs}
+        small = [tensors[id(t)] for t in self.opened.graph.inputs]
+        for tensor, mask in self.opened.masks:
+            with_masks([tensors[id(tensor)]], {0: tensors[id(mask)]})
         with keras.name_scope(self.layer.name):
             outputs = self._walk(self.opened.graph, tensors)
         parts = {k: new for k, (_, new) in self._parts.items() if k not in known}
-        inputs = [new for _, new in pairs]
         shapes = [self._shape(v) for v in own_variables(self.layer)]
-        return Expected(keras.Function(inputs, outputs), inputs, shapes, parts)
+        graph = graph_between([new for _, new in pairs], outputs)
+        return Expected(graph, small, shapes, parts)
 
     def _shape(self, variable: keras.Variable) -> tuple[int, ...]:
         return tuple(self.kept.size(variable, a) for a in range(len(variable.shape)))
@@ -190,19 +274,23 @@ class Smaller:
     ) -> list[np.ndarray]:
         """What the smaller layer has to return for these inputs, with these weights."""
         by_id = {id(v): x for v, x in zip(own_variables(self.layer), values, strict=True)}
-        for key, new in expected.parts.items():
-            old = self._parts[key][0]
-            if isinstance(old, keras.Layer):
-                for v, target in zip(own_variables(old), own_variables(new), strict=True):
-                    target.assign(by_id[id(v)])
-        count = len(self._tensors())
+        targets = {
+            id(v): v
+            for new in expected.parts.values()
+            if isinstance(new, keras.Layer)
+            for v in own_variables(new)
+        }
+        for key, number in self._part_numbers(expected):
+            targets[key].assign(values[number])
+        count = len(self._pairs())
         for index, (_, variable) in enumerate(self.opened.parameters):
             arrays[count + index] = by_id[id(variable)]
         tensors = [
             keras.ops.convert_to_tensor(a, dtype=t.dtype)
-            for a, t in zip(arrays, expected.inputs, strict=True)
+            for a, t in zip(arrays, expected.graph.inputs, strict=True)
         ]
-        return [to_numpy(y) for y in keras.tree.flatten(expected.function(tensors))]
+        function = keras.Function(expected.graph.inputs, expected.graph.outputs)
+        return [to_numpy(y) for y in keras.tree.flatten(function(tensors))]
 
     def _run(self, layer: keras.Layer, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """What a layer returns for these inputs."""
@@ -213,11 +301,7 @@ class Smaller:
         }
         for tensor, mask in self.opened.masks:
             with_masks([tensors[id(tensor)]], {0: tensors[id(mask)]})
-        by_value = {
-            id(value): tensors[id(t)]
-            for t, value in zip(self.opened.graph.inputs, self.call.inputs, strict=True)
-        }
-        args, kwargs = self._filled((self.call.args, self.call.kwargs), by_value)
+        args, kwargs = self._on([tensors[id(t)] for t in self.opened.graph.inputs])
         return [to_numpy(y) for y in keras.tree.flatten(infer(layer, args, kwargs))]
 
     def _random(self, shape: Any, dtype: str, name: str) -> np.ndarray:
@@ -233,12 +317,13 @@ class Smaller:
         for variable, value in zip(own_variables(layer), values, strict=True):
             variable.assign(value)
 
-    def _from_configuration(self) -> Iterator[Callable[[], Any]]:
+    def _from_configuration(self) -> Iterator[Candidate]:
         """The class's own smaller forms: other numbers for its constructor."""
         for changes in alternatives(self.layer.get_config(), self._changes()):
-            yield lambda changes=changes: recreate(self.layer, changes)
+            what = (type(self.layer), "configuration", *sorted(changes))
+            yield Candidate(what, partial(recreate, self.layer, changes))
 
-    def _from_parts(self, expected: Expected) -> Iterator[Callable[[], Any]]:
+    def _from_parts(self, expected: Expected) -> Iterator[Candidate]:
         """The layer of the full size with smaller parts, and other numbers on ``self``."""
         ways = self._ways(expected)
         shapes = {
@@ -249,7 +334,11 @@ class Smaller:
         numbers = {k: v for k, v in vars(self.layer).items() if k not in _BY_KERAS}
         for attributes in alternatives(numbers, self._changes()):
             sizes = Sizes(ways, shapes, attributes, self.layer.get_build_config())
-            yield lambda sizes=sizes: resize(recreate(self.layer, {}), sizes)
+            what = (type(self.layer), "parts", *sorted(attributes))
+            yield Candidate(what, partial(self._of_parts, sizes))
+
+    def _of_parts(self, sizes: Sizes) -> keras.Layer:
+        return resize(recreate(self.layer, {}), sizes)
 
     def _ways(self, expected: Expected) -> dict[Way, keras.Layer]:
         """The smaller sub-layers by where they go."""
@@ -272,15 +361,6 @@ class Smaller:
 _BY_KERAS = frozenset(vars(keras.layers.Layer())) | {"_build_shapes_dict"}
 
 
-def _nameless(config: Any) -> Any:
-    """A configuration without the names, which Keras counts up."""
-    if isinstance(config, dict):
-        return {k: _nameless(v) for k, v in config.items() if k != "name"}
-    if isinstance(config, list | tuple):
-        return [_nameless(v) for v in config]
-    return config
-
-
 def _alike(old: keras.Layer, new: keras.Layer) -> bool:
     shapes = [[tuple(v.shape) for v in own_variables(x)] for x in (old, new)]
     return shapes[0] == shapes[1] and old.get_config() == new.get_config()
@@ -290,6 +370,8 @@ def _close(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:
     if [a.shape for a in found] != [a.shape for a in wanted]:
         return False
     return all(
-        np.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0))))
+        np.allclose(
+            a, b, rtol=TOLERANCE, atol=TOLERANCE * max(1.0, float(np.abs(b).max(initial=0)))
+        )
         for a, b in zip(found, wanted, strict=True)
     )

@@ -23,6 +23,7 @@ from ridurre.backend import (
     to_numpy,
     view_of,
 )
+from ridurre.backend.opening import returning
 from ridurre.backend.training import compile_like, optimizer_slots
 from ridurre.errors import ModelError, RequestError, RuleError
 from ridurre.graph import ChannelGraph, Labels
@@ -68,7 +69,7 @@ def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = Fal
     with distribution_of(graph.model):
         rebuilder = _Rebuilder(graph, alive)
         rebuilder.check_sharding()
-        model = rebuilder.model(graph.model)
+        model = rebuilder.whole(graph.model)
         rebuilder.copy_state()
         if keep_compiled:
             rebuilder.copy_training(graph.model, model)
@@ -93,7 +94,7 @@ def fits(graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, bo
         known: answers found before, by what they depend on; is added to.
     """
     rebuilder = _Rebuilder(graph, alive)
-    key = Smaller(call, rebuilder.kept, rebuilder.walk, rebuilder.new).key()
+    key = rebuilder.smaller_form(call).key()
     if key not in known:
         try:
             rebuilder.smaller(call)
@@ -183,6 +184,8 @@ class _Rebuilder:
         self.trace = graph.trace
         self.kept = Alive(graph, alive)
         self.new: dict[int, tuple[Any, Any]] = {}
+        self._known = graph.trace.forms
+        self._depth = 0  # how many layers whose code was looked into this is inside of
 
     def check_sharding(self) -> None:
         """Refuse to leave a number of channels that cannot be shared out among devices."""
@@ -202,6 +205,14 @@ class _Rebuilder:
                     f"{weight.variable.path!r}, which is sharded over {devices[name]} devices. "
                     f"Expected a multiple of {devices[name]}; remove another number of channels."
                 )
+
+    def whole(self, model: keras.Model) -> Any:
+        """The smaller copy of the model that was traced."""
+        if has_graph(model):
+            return self.model(model)
+        (call,) = self.trace.by_layer[id(model)]
+        self.new[id(model)] = (model, self.smaller(call))
+        return self.new[id(model)][1]
 
     def model(self, model: keras.Model) -> keras.Model:
         """The smaller copy of a model, made at first and remembered."""
@@ -262,7 +273,10 @@ class _Rebuilder:
             return self.model(node.operation)(*args, **kwargs)
         call = self._first(node)
         new = self._operation(node)
-        if call.opened:
+        if call.opened and self._depth:  # shapes are known, which saves running the code
+            with returning(new, self._smaller_outputs(call)):
+                outputs = new(*args, **kwargs)
+        elif call.opened:
             outputs = new(*args, **kwargs)
         else:
             outputs = rule_for(node.operation).replay(call, self.kept, new, args, kwargs)
@@ -297,19 +311,41 @@ class _Rebuilder:
         self.new[id(operation)] = (operation, new)
         return new
 
+    def smaller_form(self, call: Call) -> Smaller:
+        """Finds the smaller form of a layer whose code was looked into."""
+        return Smaller(call, self.kept, self.walk, self.new, self._known)
+
+    def _smaller_outputs(self, call: Call) -> Any:
+        opened: Any = call.opened
+        shapes = [
+            [
+                self.kept.count(v.labels, a) if v.labels.shape[a] > 1 else n
+                for a, n in enumerate(t.shape)
+            ]
+            for v, t in zip(call.outputs, opened.graph.outputs, strict=True)
+        ]
+        tensors = [
+            keras.KerasTensor(shape, dtype=t.dtype)
+            for shape, t in zip(shapes, opened.graph.outputs, strict=True)
+        ]
+        return keras.tree.pack_sequence_as(opened.structure, tensors)
+
     def smaller(self, call: Call) -> keras.Layer:
         """The smaller form of a layer whose code was looked into.
 
         Raises:
             RuleError: the class cannot be brought to it.
         """
-        outside = dict(self.new)
+        outside = set(self.new)
         try:
-            return Smaller(call, self.kept, self.walk, self.new).layer_of_less()
+            self._depth += 1
+            return self.smaller_form(call).layer_of_less()
         except NoSmallerForm as error:
             raise RuleError(f"{error}.") from error
         finally:
-            self.new = outside  # its parts are in it
+            self._depth -= 1
+            for key in self.new.keys() - outside:  # its parts are in it
+                del self.new[key]
 
     def copy_state(self) -> None:
         """Cut weights to what is kept, and carry trainable flags over, outermost first."""

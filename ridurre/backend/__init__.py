@@ -129,7 +129,7 @@ def check_model(model: object) -> None:
 
     Raises:
         NotAModelError: not a Keras 3 model.
-        ModelError: not built, subclassed, or quantised.
+        ModelError: not built, or quantised.
     """
     if not isinstance(model, keras.Model):
         raise NotAModelError(
@@ -141,11 +141,10 @@ def check_model(model: object) -> None:
             f"The model {model.name!r} is not built, so its layers have no channels yet. Start it "
             "with keras.Input(shape), or call model.build(input_shape) first."
         )
-    if not has_graph(model):
+    if not model.built:
         raise ModelError(
-            f"The model {model.name!r} is a subclassed model ({type(model).__name__}): its "
-            "computation is Python code, not a graph of layers. Functional and Sequential models "
-            "can be pruned; rebuild it with keras.Model(inputs, outputs)."
+            f"The model {model.name!r} ({type(model).__name__}) is not built, so its layers have "
+            "no channels yet. Call it once on a batch of data first."
         )
     for layer in model._flatten_layers():
         if getattr(layer, "quantization_mode", None) is not None:
@@ -206,7 +205,9 @@ def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Opera
             warnings.simplefilter("ignore")
             config = operation.get_config() | changes
         own = _own_functions(operation, config)
-        return type(operation).from_config(config | own | changes)
+        new = type(operation).from_config(config | own | changes)
+        new.name = operation.name  # not every configuration of a class of one's own has it
+        return new
     except Exception as error:
         if not isinstance(operation, keras.Layer):
             return _copy_operation(operation, changes)
@@ -330,9 +331,6 @@ def bytes_per_number(operation: keras.Operation) -> int:
 
 def node_counts(model: keras.Model) -> list[tuple[str, int, int]]:
     """How often every operation of a model was called and used, at every depth."""
-    counts = []
-    for node in functional_graph(model).nodes:
-        op = node.operation
-        counts.append((op.name, len(op._inbound_nodes), len(op._outbound_nodes)))
-        counts += node_counts(op) if has_graph(op) else []
-    return counts
+    nodes = functional_graph(model).nodes if has_graph(model) else []
+    operations = [model, *all_layers(model), *(n.operation for n in nodes)]
+    return [(op.name, len(op._inbound_nodes), len(op._outbound_nodes)) for op in operations]

@@ -19,8 +19,16 @@ import keras
 import numpy as np
 from keras.src.backend import get_keras_mask, set_keras_mask
 
-from ridurre.backend import FunctionalGraph, Node, all_layers, parameters_of, to_numpy
-from ridurre.errors import OpeningError
+from ridurre.backend import (
+    FunctionalGraph,
+    Node,
+    all_layers,
+    functional_graph,
+    has_graph,
+    parameters_of,
+    to_numpy,
+)
+from ridurre.errors import ModelError, OpeningError
 
 #: The batch size that code is run with, and what stands for the other sizes that are left open:
 #: code that divides an image into patches needs enough, a table of positions not too much. (Keras
@@ -52,6 +60,66 @@ class Opened:
         return {id(n.operation) for n in self.graph.nodes}
 
 
+def graph_of(model: Any) -> FunctionalGraph:
+    """The graph of a model; that of one without a graph is a single call of itself.
+
+    Raises:
+        ModelError: the model has no graph, and its code does not show what it does.
+    """
+    if has_graph(model):
+        return functional_graph(model)
+    try:
+        opened, args, kwargs = _open_model(model)
+    except OpeningError as error:
+        raise ModelError(
+            f"The model {model.name!r} ({type(model).__name__}) is Python code, and what it does "
+            f"to channels cannot be seen: {error}. Functional and Sequential models can be pruned; "
+            "rebuild it with keras.Model(inputs, outputs)."
+        ) from error
+    inputs = [t for t in keras.tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
+    outputs = [keras.KerasTensor((None, *t.shape[1:]), t.dtype) for t in opened.graph.outputs]
+    return FunctionalGraph(inputs, [Node(model, args, kwargs, outputs)], outputs)
+
+
+def inputs_of(model: Any) -> Any:
+    """Symbolic inputs of a model, in the structure that its call takes them in."""
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0]
+    if has_graph(model):
+        return model.input
+    _, args, kwargs = _open_model(model)
+    return args[0] if len(args) == 1 and not kwargs else (args or kwargs)
+
+
+def _open_model(model: Any) -> tuple[Opened, tuple[Any, ...], dict[str, Any]]:
+    """A model's code, on what it was built for: what it takes for types is not written down."""
+    config = model.get_build_config()
+    if not config:
+        raise OpeningError("it does not say what shapes it was built for (`get_build_config`)")
+    failure: OpeningError | None = None
+    for dtype in (model.compute_dtype, "int32"):
+        args, kwargs = _built_for(config, dtype)
+        try:
+            return open_call(model, args, kwargs), args, kwargs
+        except OpeningError as error:
+            failure = failure or error
+    raise failure or OpeningError("it has no inputs")
+
+
+def _built_for(config: dict[str, Any], dtype: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def tensors(shape: Any) -> Any:
+        if isinstance(shape, dict):
+            return {k: tensors(v) for k, v in shape.items()}
+        if shape and isinstance(shape[0], list | tuple | dict):
+            return [tensors(v) for v in shape]
+        return keras.KerasTensor((None, *shape[1:]), dtype=dtype)
+
+    if "input_shape" in config:
+        return (tensors(config["input_shape"]),), {}
+    named = {k.removesuffix("_shape"): tensors(v) for k, v in config["shapes_dict"].items() if v}
+    return (), named
+
+
 def can_open(operation: object) -> bool:
     """Whether there is code to look into: a layer that says what it does in a ``call``."""
     return isinstance(operation, keras.Layer) and type(operation).call is not keras.Layer.call
@@ -64,7 +132,8 @@ def open_call(layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any])
 
     Args:
         layer: a built layer or model.
-        args, kwargs: of the call; tensors are symbolic.
+        args: of the call; tensors are symbolic.
+        kwargs: the same.
 
     Raises:
         OpeningError: the code does not run on symbolic tensors, keeps something for later or does
@@ -96,6 +165,18 @@ def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) 
     inputs = _Inputs(size)
     args, kwargs = keras.tree.map_structure(inputs, (args, kwargs))
     shadow, parameters = _shadow(layer)
+    with _without_new_nodes(layer):
+        structure = _run(shadow, args, kwargs)
+        outputs = keras.tree.flatten(structure)
+        leaves = [*inputs.tensors, *(m for _, m in inputs.masks), *(t for t, _ in parameters)]
+        graph = FunctionalGraph(inputs.in_order, _nodes(outputs, leaves), outputs)
+    opened = Opened(graph, inputs.masks, parameters, structure)
+    _check_reached(layer, opened)
+    return opened
+
+
+def _run(shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a shadow, and let its code run on the symbolic tensors themselves."""
     before = dict(vars(shadow))
     found: list[tuple[Any, list[Any]]] = []
 
@@ -108,19 +189,53 @@ def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) 
     # Keras decides here between shapes and numbers; what stands before it (masks, types, the
     # training flag) is wanted.
     vars(shadow)["symbolic_call"] = run
-    with _without_new_nodes(layer):
-        shadow(*args, **kwargs)
-        structure, histories = found[0]
-        outputs = keras.tree.flatten(structure)
-        for tensor, history in zip(outputs, histories, strict=True):
-            _set_history(tensor, history)  # Keras made them outputs of the shadow
-        leaves = [*inputs.tensors, *(m for _, m in inputs.masks), *(t for t, _ in parameters)]
-        nodes = _nodes(outputs, {id(t) for t in leaves})
+    shadow(*args, **kwargs)
+    ((structure, histories),) = found
+    for tensor, history in zip(keras.tree.flatten(structure), histories, strict=True):
+        _set_history(tensor, history)  # Keras made them outputs of the shadow
     _check_memory(before, vars(shadow))
-    graph = FunctionalGraph(inputs.in_order, nodes, outputs)
-    opened = Opened(graph, inputs.masks, parameters, structure)
-    _check_reached(layer, opened)
-    return opened
+    return structure
+
+
+class _BuiltAlready(Exception):
+    """A layer is built; its call is not wanted."""
+
+
+def build_on(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Build a layer as a call with these symbolic tensors would, without the call."""
+    if layer.built:
+        return
+    if not builds_itself(layer):  # Keras would trace the whole code to build what is in it
+        shadow, _ = _shadow(layer)
+        vars(shadow)["built"] = True
+        _run(shadow, args, kwargs)
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise _BuiltAlready
+
+    vars(layer)["symbolic_call"] = stop
+    try:
+        layer(*args, **kwargs)
+    except _BuiltAlready:
+        pass
+    finally:
+        del vars(layer)["symbolic_call"]
+
+
+@contextlib.contextmanager
+def returning(layer: Any, outputs: Any) -> Iterator[None]:
+    """While inside, a symbolic call of the layer returns tensors like these: nothing is traced."""
+    fresh = keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, dtype=t.dtype), outputs)
+    vars(layer)["compute_output_spec"] = lambda *args, **kwargs: fresh
+    try:
+        yield
+    finally:
+        del vars(layer)["compute_output_spec"]
+
+
+def graph_between(leaves: list[keras.KerasTensor], outputs: list[Any]) -> FunctionalGraph:
+    """All calls that lead from some symbolic tensors to others."""
+    return FunctionalGraph(leaves, _nodes(outputs, leaves), outputs)
 
 
 class _Inputs:
@@ -226,8 +341,9 @@ def _set_history(tensor: Any, history: Any) -> None:
         del tensor._keras_history
 
 
-def _nodes(outputs: list[Any], leaves: set[int]) -> list[Node]:
-    """All calls that lead from the leaves to the outputs, each behind those it needs."""
+def _nodes(outputs: list[Any], ends: list[keras.KerasTensor]) -> list[Node]:
+    """All calls that lead from the ends to the outputs, each behind those it needs."""
+    leaves = {id(t) for t in ends}
     found: dict[int, Node] = {}
     stack: list[tuple[Any, bool]] = [(_node_of(t, leaves), False) for t in reversed(outputs)]
     while stack:
@@ -278,7 +394,6 @@ def _check_reached(layer: Any, opened: Opened) -> None:
     for variable in layer.variables:
         if id(variable) in counted - seen:
             raise OpeningError(f"its weight {variable.path!r} is not used in inference")
-
 
 
 def children_of(layer: keras.Layer) -> list[keras.Layer]:

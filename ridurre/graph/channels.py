@@ -13,7 +13,7 @@ from ridurre.graph.groups import Group, Solution
 from ridurre.graph.labels import Labels, Reason, varying
 from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.select import Selector, find_layer, select_layers
-from ridurre.graph.trace import Trace, variable_paths
+from ridurre.graph.trace import Trace, named_layers, variable_paths
 
 
 class ChannelGraph:
@@ -53,7 +53,7 @@ class ChannelGraph:
     @cached_property
     def paths(self) -> dict[int, str]:
         """A unique name for every variable, by its id (see `variable_paths`)."""
-        return variable_paths(self.layers)
+        return variable_paths(named_layers(self.model))
 
     def find(self, layer: keras.Layer | str) -> str:
         """Full name of one layer; raises `UnknownLayerError`."""

@@ -226,7 +226,7 @@ class LabelSpace:
             self.freeze(labels, Reason.SHAPE)
 
     def as_value(self, parameter: Parameter) -> Value:
-        """A weight as a tensor with the labels of its last axis; along the others it stays whole."""
+        """A weight as a tensor with the labels of its last axis; all others stay whole."""
         *whole, last = [a for a, n in enumerate(parameter.shape) if n != 1] or [0]
         labels = np.zeros((1,) * len(parameter.shape), int)
         for axis in whole:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import FunctionalGraph, functional_graph, has_graph, match_inputs
-from ridurre.backend.opening import Opened, can_open, open_call
+from ridurre.backend.opening import Opened, can_open, graph_of, open_call
 from ridurre.errors import OpeningError, RuleError
 from ridurre.graph.labels import Labels, LabelSpace, Parameter, Reason, Value
 from ridurre.graph.rules import Call, Rule, rule_for
@@ -39,11 +39,13 @@ class Trace:
         layers: every layer by its name behind the names of the nested models it stands in.
         opened: calls of layers whose code was looked into, outer ones first.
         closed: why a layer's code could not be looked into, by the name of the layer.
+        forms: how smaller forms of such layers were come by (see `ridurre.smaller`).
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
         self._shut: dict[int, str] = {}
+        self.forms: set[tuple[Any, ...]] = set()
         while not self._run_all():
             pass
 
@@ -61,7 +63,7 @@ class Trace:
         self._inside: tuple[Call, ...] = ()
         self._places: dict[int, tuple[Call, ...]] = {}
         known = len(self._shut)
-        graph = functional_graph(self.model)
+        graph = graph_of(self.model)
         self.inputs = [unlabelled(t) for t in graph.inputs]
         self.outputs = self._run(graph, self._given(graph, self.inputs), "")
         self.space.at(self.model.name, type(self.model).__name__)
@@ -124,7 +126,8 @@ class Trace:
         self.opened.append(call)
         start, outside = len(self.calls), self._inside
         self._inside = (*outside, call)
-        results = [self._plain(v) for v in self._run(opened.graph, values, call.name + "/")]
+        scope = "" if layer is self.model else call.name + "/"
+        results = [self._plain(v) for v in self._run(opened.graph, values, scope)]
         call.outputs, call.inner = results, self.calls[start:]
         self._inside = outside
         self._tie_nested(layer, call.inputs + results, call.name)
@@ -291,7 +294,7 @@ def _from_layer(path: str, layer: str) -> str:
 def named_layers(model: keras.Model, scope: str = "") -> dict[str, keras.Layer]:
     """Every layer of a model by its name behind the names of the models it stands in."""
     found: dict[str, keras.Layer] = {}
-    for node in functional_graph(model).nodes:
+    for node in graph_of(model).nodes:
         name = scope + node.operation.name
         if has_graph(node.operation):
             found |= named_layers(node.operation, name + "/")
