@@ -122,7 +122,8 @@ class Alive:
     """What is left, in the terms that rules ask in (`ridurre.graph.rules.Kept`)."""
 
     def __init__(self, graph: ChannelGraph, alive: np.ndarray) -> None:
-        self._weights = graph.trace.space.weights
+        space = graph.trace.space
+        self._labels = {key: w.labels for key, w in space.weights.items()} | space.states
         self._alive = alive
 
     def positions(self, labels: Labels, axis: int) -> np.ndarray:
@@ -142,8 +143,8 @@ class Alive:
     def kept(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
         """Which positions of a weight's axis are left; None for all."""
         axis %= len(variable.shape)
-        weight = self._weights.get((id(variable), axis))
-        return None if weight is None else self._alive[weight.labels].any(axis=1)
+        labels = self._labels.get((id(variable), axis))
+        return None if labels is None else self._alive[labels].any(axis=1)
 
 
 class _Rebuilder:

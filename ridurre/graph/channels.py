@@ -11,6 +11,7 @@ from ridurre.backend import check_model
 from ridurre.errors import FrozenChannelError
 from ridurre.graph.groups import Group, Solution
 from ridurre.graph.labels import Labels, Reason, varying
+from ridurre.graph.rules import Call
 from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.select import Selector, find_layer, select_layers
 from ridurre.graph.trace import Trace, variable_paths
@@ -48,7 +49,7 @@ class ChannelGraph:
     @cached_property
     def barriers(self) -> dict[str, str]:
         """Layers and operations without a rule: name → class."""
-        return {c.name: c.kind for c in self.trace.calls if not c.known}
+        return {c.name: _unknown(c).kind for c in self.trace.calls if not c.known}
 
     @cached_property
     def paths(self) -> dict[int, str]:
@@ -110,3 +111,8 @@ class ChannelGraph:
         for name in [] if protect is None else self.select(protect):
             self.trace.space.at(name, type(self.layers[name]).__name__)
             self.trace.space.freeze(self.channels(name), Reason.PROTECTED)
+
+
+def _unknown(call: Call) -> Call:
+    """Of a call that no rule describes, the part that is to blame."""
+    return next((_unknown(c) for c in call.inner if not c.known), call)

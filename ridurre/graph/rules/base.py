@@ -26,6 +26,7 @@ class Call:
         args, kwargs: the call's arguments, every tensor as a `Value`.
         inputs: all tensors among the arguments, in order.
         outputs: the resulting tensors; their labels are known after the rule has run.
+        inner: the calls of layers inside this one, where its rule follows channels through them.
     """
 
     operation: keras.Operation
@@ -35,6 +36,7 @@ class Call:
     inputs: list[Value]
     outputs: list[Value] = field(default_factory=list)
     known: bool = True
+    inner: list[Call] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
