@@ -209,10 +209,9 @@ class Planner:
             if not gone.size:
                 continue
             shape = shapes.setdefault(id(weight.variable), list(weight.variable.shape))
-            channels = len(weight.labels) // weight.blocks
             cut = Cut(
                 weight.layer, weight.kind, _ROLES[weight.role],
-                tuple(gone[gone < channels].tolist()), channels,
+                tuple(gone[gone < weight.channels].tolist()), weight.channels,
             )  # fmt: skip
             cuts.setdefault((cut.layer, cut.role), cut)
             removed.setdefault(self.graph.paths[id(weight.variable)], {})[weight.axis] = gone
@@ -295,7 +294,7 @@ class Planner:
         for weight in self.space.weights.values():
             if not alive[weight.labels].any():
                 raise RequestError(
-                    f"This would remove every channel ({len(weight.labels)} {_ROLES[weight.role]}) "
+                    f"This would remove every channel ({weight.channels} {_ROLES[weight.role]}) "
                     f"of layer {weight.layer!r} ({weight.kind}). At least one has to stay."
                 )
         if not all(alive[part].any() for part in self.space.parts):

@@ -91,6 +91,19 @@ class WeightAxis:
     kind: str
     blocks: int = 1
 
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What it is known by in every smaller copy of the model.
+
+        Layers inside a layer have weights of one name; the part in front tells them apart.
+        """
+        return self.layer, "/".join(self.variable.path.split("/")[-2:]), self.axis, self.role
+
+    @property
+    def channels(self) -> int:
+        """How many channels stand along the axis."""
+        return len(self.labels) // self.blocks
+
 
 @dataclass(frozen=True)
 class Box:

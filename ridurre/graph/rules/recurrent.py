@@ -140,9 +140,10 @@ class OwnCellRule(RNNRule):
     """A layer that makes its cell itself, from a configuration that is the cell's too."""
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
-        layer, inner = call.operation, call.inner[0]
-        fused = {"use_cudnn": layer.use_cudnn} if hasattr(layer, "use_cudnn") else {}
-        return CellRule().config(inner, kept) | fused
+        layer, changes = call.operation, CellRule().config(call.inner[0], kept)
+        if isinstance(layer, L.LSTM | L.GRU):  # which do not list this in their configuration
+            changes["use_cudnn"] = layer.use_cudnn
+        return changes
 
 
 def _tie_state(given: Labels, own: Labels, space: LabelSpace) -> None:
