@@ -125,6 +125,7 @@ class Alive:
         space = graph.trace.space
         self._labels = {key: w.labels for key, w in space.weights.items()} | space.states
         self._alive = alive
+        self._layers: dict[int, tuple[keras.Operation, keras.Operation]] = {}
 
     def positions(self, labels: Labels, axis: int) -> np.ndarray:
         """Which positions along an axis of a tensor with these labels are left."""
@@ -145,6 +146,16 @@ class Alive:
         axis %= len(variable.shape)
         labels = self._labels.get((id(variable), axis))
         return None if labels is None else self._alive[labels].any(axis=1)
+
+    def renew(self, call: Call) -> keras.Operation:
+        """The smaller copy of a call's layer, made at first and remembered, or of its operation."""
+        old = call.operation
+        if id(old) in self._layers:
+            return self._layers[id(old)][1]
+        new = recreate(old, rule_for(old).config(call, self))
+        if isinstance(old, keras.Layer):
+            self._layers[id(old)] = (old, new)
+        return new
 
 
 class _Rebuilder:
@@ -241,12 +252,8 @@ class _Rebuilder:
 
     def _operation(self, node: Any) -> keras.Operation:
         """The new layer (one for all calls) or operation (one per call)."""
-        operation = node.operation
-        if id(operation) in self.new and isinstance(operation, keras.Layer):
-            return self.new[id(operation)][1]
-        changes = rule_for(operation).config(self._first(node), self.kept)
-        new = recreate(operation, changes)
-        self.new[id(operation)] = (operation, new)
+        new = self.kept.renew(self._first(node))
+        self.new[id(node.operation)] = (node.operation, new)
         return new
 
     def copy_state(self) -> None:

@@ -59,7 +59,7 @@ def blocks(rows: int, columns: int) -> int:
     return sum(math.comb(rows, n) * (2**columns - 1) ** n for n in range(1, rows))
 
 
-def layer(cls: type[keras.Layer], *args: Any, **kwargs: Any) -> Build:
+def layer(cls: Callable[..., keras.Layer], *args: Any, **kwargs: Any) -> Build:
     """A fresh layer for every model."""
 
     def build(x: Tensor) -> Tensor:
@@ -551,7 +551,8 @@ MERGING = {
     "stack last": Row(with_second(lambda xs: ops.stack(xs, axis=-1)), (2, 3), 12),
 }  # fmt: skip
 
-def recurrent(cls: type[keras.Layer], *args: Any, **kwargs: Any) -> Row:
+
+def recurrent(cls: Callable[..., keras.Layer], *args: Any, **kwargs: Any) -> Row:
     """A recurrent layer of three units (or what makes one) over four steps of two channels."""
     return Row(layer(cls, *args, **kwargs), (4, 2), subsets(2, 3))
 
@@ -574,32 +575,32 @@ RECURRENT = {
     "cell lstm": recurrent(lambda: L.RNN(L.LSTMCell(3, activation="elu"), unroll=True)),
     "cell gru": recurrent(lambda: L.RNN(L.GRUCell(3, reset_after=False), **SEQUENCE)),
     "cells": Row(
-        lambda x: L.RNN([L.LSTMCell(5), L.GRUCell(3)], **STATE)(x), (3, 2), subsets(2, 3)
+        layer(lambda: L.RNN([L.LSTMCell(5), L.GRUCell(3)], **STATE)), (3, 2), subsets(2, 3)
     ),  # those of the first cell have no name; see test_recurrent.py
     "bidirectional": Row(
         layer(L.Bidirectional, L.LSTM(3)), (4, 2), subsets(2) + blocks(3, 2)
     ),  # Keras wants both layers equally wide: a unit goes in both of them
     "bidirectional sum": Row(
-        lambda x: L.Bidirectional(L.GRU(3, **SEQUENCE), merge_mode="sum")(x), (4, 2), 8
+        layer(lambda: L.Bidirectional(L.GRU(3, **SEQUENCE), merge_mode="sum")), (4, 2), 8
     ),
     "bidirectional mul": Row(
-        lambda x: L.Bidirectional(L.SimpleRNN(3), merge_mode="mul")(x), (4, 2), 8
+        layer(lambda: L.Bidirectional(L.SimpleRNN(3), merge_mode="mul")), (4, 2), 8
     ),
     "bidirectional ave": Row(
-        lambda x: L.Bidirectional(L.LSTM(3), merge_mode="ave")(x), (4, 2), 8
+        layer(lambda: L.Bidirectional(L.LSTM(3), merge_mode="ave")), (4, 2), 8
     ),
     "bidirectional none": Row(
-        lambda x: L.Bidirectional(L.GRU(3, **SEQUENCE, **STATE), merge_mode=None)(x), (4, 2), 8
+        layer(lambda: L.Bidirectional(L.GRU(3, **SEQUENCE, **STATE), merge_mode=None)), (4, 2), 8
     ),
     "bidirectional two kinds": Row(
-        lambda x: L.Bidirectional(
+        layer(lambda: L.Bidirectional(
             L.GRU(2, **SEQUENCE), backward_layer=L.SimpleRNN(2, go_backwards=True, **SEQUENCE)
-        )(x),
+        )),
         (3, 3),
         subsets(3) + blocks(2, 2),
     ),
     "bidirectional conv lstm first": Row(
-        lambda x: L.Bidirectional(L.ConvLSTM1D(3, 2, **FIRST))(x), (2, 2, 3), 8, 2
+        layer(lambda: L.Bidirectional(L.ConvLSTM1D(3, 2, **FIRST))), (2, 2, 3), 8, 2
     ),
     "time distributed": recurrent(lambda: L.TimeDistributed(L.Dense(3, activation="relu"))),
     "time distributed conv2d": Row(
@@ -610,7 +611,7 @@ RECURRENT = {
     "time distributed reshape": Row(layer(L.TimeDistributed, L.Reshape((1, 3))), (2, 3), 6),
     "time distributed lstm": Row(layer(L.TimeDistributed, L.LSTM(3)), (2, 3, 2), 8),
     "time distributed twice": Row(
-        lambda x: L.TimeDistributed(L.TimeDistributed(L.Dense(3)))(x), (2, 3, 1, 2), 8
+        layer(lambda: L.TimeDistributed(L.TimeDistributed(L.Dense(3)))), (2, 3, 1, 2), 8
     ),
     "conv lstm 1d": Row(layer(L.ConvLSTM1D, 3, 2, strides=2, **SEQUENCE), (2, 4, 2), 8),
     "conv lstm 2d": Row(
@@ -665,9 +666,9 @@ def spread(x: Tensor) -> Tensor:
 MIXING = {
     "softmax": Mixing(layer(L.Softmax)),
     "masking": Mixing(lambda x: L.SimpleRNN(3)(L.Masking()(x))),
-    "time distributed softmax": Mixing(lambda x: L.TimeDistributed(L.Softmax())(x)),
+    "time distributed softmax": Mixing(layer(lambda: L.TimeDistributed(L.Softmax()))),
     "time distributed model": Mixing(
-        lambda x: L.TimeDistributed(keras.Sequential([keras.Input((4,)), L.Dense(3)]))(x),
+        layer(lambda: L.TimeDistributed(keras.Sequential([keras.Input((4,)), L.Dense(3)]))),
         "Sequential",
     ),
     "softmax of all": Mixing(layer(L.Softmax, axis=(1, 2))),
@@ -690,9 +691,9 @@ MIXING = {
     "lambda": Mixing(layer(L.Lambda, lambda x: x * 2), "Lambda"),
     "matmul": Mixing(lambda x: ops.matmul(x, ops.transpose(x, (0, 2, 1))), "Matmul"),
     "einsum": Mixing(lambda x: ops.einsum("bpc,bqc->bpq", x, x), "Einsum"),
-    "cell of one's own": Mixing(lambda x: L.RNN(OwnCell())(x), "OwnCell"),
+    "cell of one's own": Mixing(layer(lambda: L.RNN(OwnCell())), "OwnCell"),
     "cell of one's own in a stack": Mixing(
-        lambda x: L.RNN([OwnCell(), L.GRUCell(3)])(x), "OwnCell"
+        layer(lambda: L.RNN([OwnCell(), L.GRUCell(3)])), "OwnCell"
     ),
     "lstm of steps": Mixing(lambda x: L.LSTM(3)(L.Permute((2, 1))(x))),
     "attention": Mixing(lambda x: L.Attention()([x, x]), "Attention"),

@@ -96,8 +96,8 @@ def standardize_inputs(model: keras.Model, x: Any) -> list[Any]:
 def infer(operation: keras.Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a layer or operation on tensors in inference mode, as `model.predict` does.
 
-    No gradient is recorded, and stateful layers stay as they are. A call that was written with ``training=True`` is in inference mode
-    all the same, as Keras has it.
+    No gradient is recorded, and stateful layers stay as they are. A call that was written with
+    ``training=True`` is in inference mode all the same, as Keras has it.
     """
     if "training" in getattr(operation, "_call_context_args", ()):
         kwargs = kwargs | {"training": False}

@@ -71,9 +71,9 @@ class ChannelGraph:
             FrozenChannelError: its output has no single axis of channels.
         """
         call = self.trace.by_layer[id(self.layers[name])][0]
-        produced = self.trace.space.produced_by(call.operation)
-        if produced is not None:
-            return produced
+        made = self.made_by(call)
+        if made is not None:
+            return made
         value = call.outputs[0]
         axes = varying(value.labels)
         if len(axes) > 1:
@@ -84,6 +84,17 @@ class ChannelGraph:
         axis = axes[0] if axes else len(value.shape) - 1
         size = max(value.shape[axis] or 1, value.labels.shape[axis])
         return np.broadcast_to(np.moveaxis(value.labels, axis, -1).reshape(-1), (size,))
+
+    def made_by(self, call: Call) -> Labels | None:
+        """Labels of the output channels that a layer makes itself, ``(channels,)``.
+
+        None if it makes none. Those that a layer makes and reads inside are not among them.
+        """
+        produced = self.trace.space.produced_by(call.operation)
+        if len(produced) < 2:
+            return produced[0] if produced else None
+        labels = call.outputs[0].labels
+        return labels.ravel() if len(varying(labels)) == 1 else None
 
     def removable(self, name: str) -> np.ndarray:
         """Which output channels of a layer may be removed, ``(channels,)`` of bool."""

@@ -206,14 +206,13 @@ class LabelSpace:
         self.own(variable, axis, labels, "out", blocks)
         return labels
 
-    def produced_by(self, layer: keras.Layer) -> Labels | None:
+    def produced_by(self, layer: keras.Operation) -> list[Labels]:
         """Labels of the channels that a layer makes.
 
-        None if it makes none itself, or several kinds (as recurrent cells on top of each other do).
+        None if it makes none itself, several of recurrent cells on top of each other.
         """
         own = {id(v) for v in layer.weights} if isinstance(layer, keras.Layer) else set()
-        found = [labels for (key, _), labels in self._produced.items() if key in own]
-        return found[0] if len(found) == 1 else None
+        return [labels for (key, _), labels in self._produced.items() if key in own]
 
     def carry(self, variable: keras.Variable, labels: Labels) -> None:
         """These labels index a state that a layer keeps between calls, an array of their rank.

@@ -77,6 +77,9 @@ class Kept(Protocol):
     def size(self, variable: keras.Variable, axis: int) -> int:
         """How many positions of this axis of this weight are left."""
 
+    def renew(self, call: Call) -> keras.Operation:
+        """The smaller copy of a layer inside another one: one for all that share it."""
+
 
 class Rule:
     """What one kind of layer or operation does to labels, and how it is rebuilt smaller.

@@ -20,7 +20,6 @@ from ridurre.graph.rules.wrapping import (
     argument,
     enter,
     one_step,
-    smaller,
     steps,
     tensors,
     unlabelled,
@@ -91,7 +90,7 @@ class StackedCellsRule(Rule):
         return [x.labels, *states]
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
-        return {"cells": [smaller(inner, kept) for inner in call.inner]}
+        return {"cells": [kept.renew(inner) for inner in call.inner]}
 
     def work(self, call: Call) -> list[Work]:
         return work_inside(call, 1)
@@ -129,7 +128,7 @@ class RNNRule(Rule):
         return [*outputs, *states] if layer.return_state else outputs
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
-        return {"cell": smaller(call.inner[0], kept)}
+        return {"cell": kept.renew(call.inner[0])}
 
     def work(self, call: Call) -> list[Work]:
         return work_inside(call, steps(argument(call, 0, "sequences")))

@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import recreate
 from ridurre.graph.labels import Labels, LabelSpace, Reason, Value
 from ridurre.graph.rules.base import BARRIER, Call, Flow, Kept, Rule, Work, register_rule, rule_for
 from ridurre.graph.rules.merging import combine, join
@@ -56,9 +55,9 @@ def enter(
     rule = inner_rule(layer)
     if rule is BARRIER:
         space.at(call.name, inner.kind)
-    flow = rule.flow(inner, space)
+    flow: Any = rule.flow(inner, space)
     space.at(call.name, call.kind)
-    labels = flow if isinstance(flow, list) else [flow]  # type: ignore[list-item] # no Parameter
+    labels = flow if isinstance(flow, list) else [flow]
     inner.known = inner.known and not rule.barrier
     inner.outputs = [Value(v.shape, x) for v, x in zip(outputs, labels, strict=True)]
     call.inner.append(inner)
@@ -70,11 +69,6 @@ def inner_rule(layer: keras.Operation) -> Rule:
     """The rule of a layer inside another one; a barrier if it wants to be called itself."""
     rule = rule_for(layer)
     return rule if type(rule).replay is Rule.replay else BARRIER
-
-
-def smaller(inner: Call, kept: Kept) -> keras.Operation:
-    """An inner layer anew, with what is kept."""
-    return recreate(inner.operation, inner_rule(inner.operation).config(inner, kept))
 
 
 def work_inside(call: Call, times: int) -> list[Work]:
@@ -116,7 +110,7 @@ class TimeDistributedRule(Rule):
         ]
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
-        return {"layer": smaller(call.inner[0], kept)}
+        return {"layer": kept.renew(call.inner[0])}
 
     def work(self, call: Call) -> list[Work]:
         return work_inside(call, steps(call.x))
@@ -168,7 +162,7 @@ class BidirectionalRule(Rule):
         return [combine(both, space)]
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
-        forward, backward = (smaller(inner, kept) for inner in call.inner)
+        forward, backward = (kept.renew(inner) for inner in call.inner)
         return {"layer": forward, "backward_layer": backward}
 
     def work(self, call: Call) -> list[Work]:
