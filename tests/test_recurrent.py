@@ -1,7 +1,6 @@
 """Recurrent layers: states, masks, cells, and what the rest of the package makes of units."""
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ridurre.backend import own_variables, to_numpy
 from ridurre.data import random_inputs
 from ridurre.errors import FrozenChannelError
 from ridurre.graph.rules.wrapping import argument
-from ridurre.testing import check_model, randomise, snapshot
+from ridurre.testing import randomise, snapshot
 
 Tensor = Any
 
@@ -91,7 +90,6 @@ def test_states_that_come_from_an_encoder_go_with_the_decoder() -> None:
     for name in ("encoder", "decoder"):
         smaller = pruned(through_file(model), name, [0, 3])
         assert [smaller.get_layer(n).units for n in ("encoder", "decoder")] == [3, 3]
-    assert check_model(model) == 2 * (2**5 - 2)
 
 
 @pytest.mark.parametrize("positional", [False, True])
@@ -315,7 +313,7 @@ def test_a_rule_for_a_cell_of_ones_own() -> None:
         model = model_of(inputs, layer(x, initial_state=[start, ops.zeros_like(mix(inputs))]))
         smaller = pruned(model, "before", [1])
         assert smaller.get_layer("start").units == 2
-        assert check_model(model) > 0
+        pruned(model, "cells", [0, 3])
     finally:
         ridurre.unregister_rule(Leaky)
 
@@ -395,7 +393,9 @@ def test_work_of_convolutions_over_time() -> None:
 def test_an_open_length_counts_as_one_step() -> None:
     inputs = keras.Input((None, 2))
     model = model_of(inputs, L.LSTM(5, name="cells")(L.GRU(7, return_sequences=True)(inputs)))
-    smaller = ridurre.prune(ridurre.ChannelPrune(target=ridurre.MACs(0.5)), model)
+    smaller = ridurre.prune(
+        ridurre.ChannelPrune(target=ridurre.MACs(0.5, input_shape=(4, 2))), model
+    )
     full, left = (ridurre.model_complexity(m, input_shape=(4, 2)).macs for m in (model, smaller))
     assert full == 4 * ((2 + 7) * 21 + (7 + 5) * 20) + 10
     assert 0.35 * full < left <= 0.52 * full
@@ -418,8 +418,7 @@ def test_targets_are_met(scope: str) -> None:
         assert 0.4 * full < left <= 0.6 * full
 
 
-CRITERIA = ["taylor", "gate_taylor", "output_taylor", "jacobian", "wifv", "mean_activation",
-            "apoz", "obs", "synflow", "movement"]  # fmt: skip
+CRITERIA = ["taylor", "gate_taylor", "wifv", "mean_activation", "apoz", "obs", "synflow"]
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -431,8 +430,12 @@ def test_criteria_with_data(criterion: str) -> None:
     assert [s.shape[0] for s in scores.values()] == WIDTHS
     assert all((np.isfinite(s) & (s > 0)).any() for s in list(scores.values())[-1:])
     assert snapshot(model) == before
-    smaller = ridurre.prune(ridurre.ChannelPrune(0.5, criterion=criterion, data=data), model)
-    assert widths(smaller)[-1] == 2
+
+
+def test_units_that_a_criterion_cannot_judge_stay() -> None:
+    model, data = text_model(), texts()
+    smaller = ridurre.prune(ridurre.ChannelPrune(0.5, criterion="obs", data=data), model)
+    assert widths(smaller) == [*WIDTHS[:-1], HALVED[-1]]
 
 
 @pytest.mark.parametrize("name", ["cells", "encoder"])
@@ -495,7 +498,7 @@ def test_recovery_leaves_recurrent_readers_alone(how: str) -> None:
 def test_sensitivity_masks_and_reports() -> None:
     model, data = text_model(), texts()
     found = ridurre.sensitivity(model, data, amounts=[0.5])
-    assert len({point.layer for point in found.points}) >= 6 if hasattr(found, "points") else found
+    assert len(found.points) == len(WIDTHS)
     sparse = ridurre.prune(ridurre.LevelPrune(0.5), model)
     assert widths(sparse) == WIDTHS
     assert 0.4 < ridurre.model_complexity(sparse).sparsity < 0.6
@@ -539,12 +542,18 @@ def test_compact_takes_no_state_for_a_constant() -> None:
 
 
 def test_training_goes_on_where_it_was() -> None:
-    model, (x, y) = text_model(), texts()
-    model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(x, y, verbose=0)
-    plan = ridurre.DependencyGraph(model).get_pruning_plan({"both": [0], "last": [2]})
+    inputs, x = sequences()
+    model = model_of(inputs, L.GRU(5, name="cells")(x))
+    model.compile("adam", "mse")
+    data = random_inputs(model, 8)
+    model.fit(data, np.ones((8, 2)), verbose=0)
+    plan = ridurre.DependencyGraph(model).get_pruning_plan("cells", [1])
     smaller = plan.exec(keep_compiled=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        smaller.fit(x, y, verbose=0)
-    assert widths(smaller) == [6, 3, 6, 5, 7, 2]
+    momenta = [to_numpy(v) for m in (model, smaller) for v in m.optimizer.variables]
+    full, left = (next(v for v in part if v.shape[-1] in (15, 12)) for part in halves(momenta))
+    np.testing.assert_array_equal(left, np.delete(full, [1, 6, 11], -1))
+    smaller.fit(data, np.ones((8, 2)), verbose=0)
+
+
+def halves(items: list[Any]) -> tuple[list[Any], list[Any]]:
+    return items[: len(items) // 2], items[len(items) // 2 :]
