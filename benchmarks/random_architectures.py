@@ -4,6 +4,7 @@
 
     python benchmarks/random_architectures.py --examples 10000
     python benchmarks/random_architectures.py --seed 1234 --examples 1 --show
+    python benchmarks/random_architectures.py --sequences --steps 8 --examples 1000
 
 Example i is the model of seed ``--seed + i`` and always the same. Exit code 1 if any fails.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path[:0] = [str(Path(__file__).parents[1] / part) for part in ("tests", ".")]
 
-from architectures import STEPS, Program, describe, random_program  # noqa: E402 - found above
+from architectures import STEPS, Program, describe, random_program, sequence_program  # noqa: E402 - found above
 from random_checks import Failed, Outcome, run, smallest  # noqa: E402
 
 
@@ -29,6 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--most-failures", type=int, default=10, help="stop after this many")
     parser.add_argument("--steps", type=int, default=14, help="most steps of one model")
+    parser.add_argument("--sequences", action="store_true", help="models with recurrent layers")
     parser.add_argument("--show", action="store_true", help="print every model")
     return parser.parse_args()
 
@@ -42,7 +44,7 @@ def main() -> int:
         if passed > options.seconds or len(failures) >= options.most_failures:
             break
         seed = options.seed + index
-        program = random_program(seed, options.steps)
+        program = (sequence_program if options.sequences else random_program)(seed, options.steps)
         if options.show:
             print(describe(program))
         try:

@@ -71,9 +71,9 @@ def _alone(graph: DependencyGraph, group: Group, units: np.ndarray) -> bool:
     return bool(own[fixed].all()) and graph.get_pruning_plan({group: list(units)}).exact
 
 
-def _used(graph: DependencyGraph, group: Group, role: str) -> np.ndarray | None:
-    """Which units have a kernel's weight that is not zero in this role; None if there is none."""
-    members = [m for m in parameters(graph, group, role) if is_kernel(m.weight.variable)]
+def _used(graph: DependencyGraph, group: Group, *roles: str) -> np.ndarray | None:
+    """Which units have a kernel's weight that is not zero in a role; None if there is none."""
+    members = [m for m in parameters(graph, group, *roles) if is_kernel(m.weight.variable)]
     if not members:
         return None
     return np.sum([sum_by_unit(group, m.units, _counts(m)) for m in members], axis=0) > 0
@@ -87,14 +87,21 @@ def _counts(member: Member) -> np.ndarray:
 
 def _unread(graph: DependencyGraph) -> dict[Group, np.ndarray]:
     """Units that nothing reads."""
-    found = {group: _used(graph, group, "in") for group in graph.groups}
-    return {group: ~used for group, used in found.items() if used is not None}
+    found = {}
+    for group in graph.groups:
+        used = _used(graph, group, "in", "recurrent")
+        # What only a recurrent layer reads may leave the model without a weight of its own.
+        if used is not None and any(m.weight.role == "in" for m in group.members):
+            found[group] = ~used
+    return found
 
 
 def _folded(graph: DependencyGraph) -> dict[Group, np.ndarray]:
     """Units that are constant; what they add to their readers is moved into the biases first."""
     found: dict[Group, np.ndarray] = {}
     for group in graph.groups:
+        if any(m.weight.role == "recurrent" for m in group.members):
+            continue  # with constant gates, too, a state changes from step to step
         made = _used(graph, group, "out")
         if made is not None and not made.all():
             found[group] = ~made

@@ -20,7 +20,12 @@ from ridurre.graph.trace import by_own_paths
 
 Removed = dict[str, dict[int, np.ndarray]]
 Execute = Callable[["PruningPlan", bool], keras.Model]
-_ROLES = {"out": "output channels", "in": "input channels", "channel": "channels"}
+_ROLES = {
+    "out": "output channels",
+    "in": "input channels",
+    "recurrent": "recurrent channels",
+    "channel": "channels",
+}
 _FORMAT = 1
 
 
@@ -30,7 +35,8 @@ class Cut:
 
     Attributes:
         layer, kind: name and class of the layer.
-        role: ``"output channels"``, ``"input channels"`` or ``"channels"``.
+        role: ``"output channels"``, ``"input channels"``, ``"recurrent channels"`` (those of a
+            recurrent layer that it reads itself) or ``"channels"``.
         indices: positions that go.
         size: number of positions before.
     """
@@ -204,8 +210,8 @@ class Planner:
                 continue
             shape = shapes.setdefault(id(weight.variable), list(weight.variable.shape))
             cut = Cut(
-                weight.layer, weight.kind, _ROLES[weight.role], tuple(gone.tolist()),
-                shape[weight.axis],
+                weight.layer, weight.kind, _ROLES[weight.role],
+                tuple(gone[gone < weight.channels].tolist()), weight.channels,
             )  # fmt: skip
             cuts.setdefault((cut.layer, cut.role), cut)
             removed.setdefault(self.graph.paths[id(weight.variable)], {})[weight.axis] = gone
@@ -288,7 +294,7 @@ class Planner:
         for weight in self.space.weights.values():
             if not alive[weight.labels].any():
                 raise RequestError(
-                    f"This would remove every channel ({len(weight.labels)} {_ROLES[weight.role]}) "
+                    f"This would remove every channel ({weight.channels} {_ROLES[weight.role]}) "
                     f"of layer {weight.layer!r} ({weight.kind}). At least one has to stay."
                 )
         if not all(alive[part].any() for part in self.space.parts):

@@ -29,7 +29,7 @@ STREAMS = ("rank", "leave", "apart")
 _ADDITIONS = {"Add", "Subtract", "Average", "Maximum", "Minimum"}
 
 Request = dict[Group, np.ndarray]
-Key = tuple[tuple[str, int, str], ...]
+Key = tuple[tuple[str, str, int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Limits:
 
 def key_of(group: Group) -> Key:
     """What a group is known by in every smaller copy of the model."""
-    return tuple((m.weight.layer, m.weight.axis, m.weight.role) for m in group.members)
+    return tuple(m.weight.key for m in group.members)
 
 
 def streams_of(graph: ChannelGraph) -> set[int]:
@@ -318,4 +318,5 @@ class Ranking:
 
 def _channels_per_unit(group: Group) -> float:
     made = [m for m in group.members if m.weight.role == "out"] or list(group.members)
-    return max(1.0, float((made[0].units >= 0).sum() / group.size))
+    positions = (made[0].units >= 0).sum() / made[0].weight.blocks
+    return max(1.0, float(positions / group.size))

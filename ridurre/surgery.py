@@ -153,8 +153,10 @@ class Alive:
     """What is left, in the terms that rules ask in (`ridurre.graph.rules.Kept`)."""
 
     def __init__(self, graph: ChannelGraph, alive: np.ndarray) -> None:
-        self._weights = graph.trace.space.weights
+        space = graph.trace.space
+        self._labels = {key: w.labels for key, w in space.weights.items()} | space.states
         self._alive = alive
+        self._layers: dict[int, tuple[keras.Operation, keras.Operation]] = {}
 
     def positions(self, labels: Labels, axis: int) -> np.ndarray:
         """Which positions along an axis of a tensor with these labels are left."""
@@ -173,8 +175,18 @@ class Alive:
     def kept(self, variable: keras.Variable, axis: int) -> np.ndarray | None:
         """Which positions of a weight's axis are left; None for all."""
         axis %= len(variable.shape)
-        weight = self._weights.get((id(variable), axis))
-        return None if weight is None else self._alive[weight.labels].any(axis=1)
+        labels = self._labels.get((id(variable), axis))
+        return None if labels is None else self._alive[labels].any(axis=1)
+
+    def renew(self, call: Call) -> keras.Operation:
+        """The smaller copy of a call's layer, made at first and remembered, or of its operation."""
+        old = call.operation
+        if id(old) in self._layers:
+            return self._layers[id(old)][1]
+        new = recreate(old, rule_for(old).config(call, self))
+        if isinstance(old, keras.Layer):
+            self._layers[id(old)] = (old, new)
+        return new
 
 
 class _Rebuilder:
@@ -300,14 +312,14 @@ class _Rebuilder:
 
     def _operation(self, node: Any) -> keras.Operation:
         """The new layer (one for all calls) or operation (one per call)."""
-        operation = node.operation
-        if id(operation) in self.new and isinstance(operation, keras.Layer):
-            return self.new[id(operation)][1]
         call = self._first(node)
-        if call.opened:
-            new: Any = self.smaller(call)
+        operation = node.operation
+        if not call.opened:
+            new: Any = self.kept.renew(call)
+        elif id(operation) in self.new:
+            return self.new[id(operation)][1]
         else:
-            new = recreate(operation, rule_for(operation).config(call, self.kept))
+            new = self.smaller(call)
         self.new[id(operation)] = (operation, new)
         return new
 

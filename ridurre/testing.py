@@ -17,7 +17,7 @@ from ridurre.data import random_inputs
 from ridurre.dependency import DependencyGraph
 from ridurre.errors import FrozenChannelError, RequestError, RuleError
 from ridurre.plan import PruningPlan
-from ridurre.verification import verify
+from ridurre.verification import outputs_of, verify
 
 Build: TypeAlias = "keras.Layer | Callable[[Any], Any]"
 
@@ -168,7 +168,7 @@ def _check_plan(
         if plan.exact:
             verify(model, pruned, plan, tolerance=tolerance)
         inputs = random_inputs(model)
-        outputs = [to_numpy(y) for y in keras.tree.flatten(pruned(inputs, training=False))]
+        outputs = outputs_of(pruned, inputs)
         if not all(np.isfinite(y).all() for y in outputs):
             raise RuleError("The outputs are not finite.")
         if save:
@@ -184,7 +184,7 @@ def _check_saved(model: keras.Model, inputs: Any, outputs: list[np.ndarray]) -> 
         path = Path(folder) / "model.keras"
         model.save(path)
         loaded = keras.saving.load_model(path, safe_mode=not _has_lambda(model))
-    again = [to_numpy(y) for y in keras.tree.flatten(loaded(inputs, training=False))]
+    again = outputs_of(loaded, inputs)
     if not all(np.allclose(a, b, atol=1e-6) for a, b in zip(outputs, again, strict=True)):
         raise RuleError("The model computes something else after saving and loading.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -58,7 +59,7 @@ def verify(
     if inputs is None:
         inputs = random_inputs(original, seed=seed)
     expected = masked_outputs(original, plan, inputs)
-    received = [to_numpy(y) for y in keras.tree.flatten(pruned(inputs, training=False))]
+    received = outputs_of(pruned, inputs)
     worst = max((_difference(a, b) for a, b in zip(expected, received, strict=True)), default=0.0)
     if not worst <= tolerance:
         raise VerificationError(
@@ -72,15 +73,29 @@ def verify(
 def masked_outputs(model: keras.Model, plan: PruningPlan | Masks, inputs: Any) -> list[np.ndarray]:
     """Outputs of the model with everything that was removed set to zero."""
     zeroed = _by_masks(model, plan) if isinstance(plan, Masks) else _by_plan(model, plan)
+    return outputs_of(model, inputs, zeroed)
 
-    def masked(variable: keras.Variable) -> Any:
-        if id(variable) not in zeroed:
+
+def outputs_of(
+    model: keras.Model, inputs: Any, replaced: Mapping[int, np.ndarray] | None = None
+) -> list[np.ndarray]:
+    """Outputs of the model in inference mode; what its layers remember between calls stays.
+
+    Args:
+        model: is not changed.
+        inputs: what it takes.
+        replaced: by the id of a variable the value to compute with.
+    """
+    values = replaced or {}
+
+    def value(variable: keras.Variable) -> Any:
+        if id(variable) not in values:
             return variable.value
-        return keras.ops.convert_to_tensor(zeroed[id(variable)], dtype=variable.dtype)
+        return keras.ops.convert_to_tensor(values[id(variable)], dtype=variable.dtype)
 
     outputs, _ = model.stateless_call(
-        [masked(v) for v in model.trainable_variables],
-        [masked(v) for v in model.non_trainable_variables],
+        [value(v) for v in model.trainable_variables],
+        [value(v) for v in model.non_trainable_variables],
         inputs,
         training=False,
     )

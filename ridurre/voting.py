@@ -54,9 +54,10 @@ def _ballot(group: Group, name: str, voted: Iterable[int]) -> np.ndarray | None:
     members = [m for m in group.members if m.weight.layer == name and m.weight.role == "out"]
     if not members:
         return None
-    units = members[0].units
-    mask = np.zeros(len(units), bool)
+    units, weight = members[0].units, members[0].weight
+    mask = np.zeros(weight.channels, bool)
     mask[list(voted)] = True
+    mask = np.tile(mask, weight.blocks)
     inside = units >= 0
     owned = np.bincount(units[inside], minlength=group.size)
     return np.bincount(units[inside & mask], minlength=group.size) / np.maximum(owned, 1)

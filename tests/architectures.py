@@ -1068,6 +1068,119 @@ def mix_channels(m: Maker) -> None:
     )
 
 
+# ---- sequences: never drawn by `random_program`, whose models stay what they are
+
+
+def _recurrent(m: Maker, width: int, **options) -> L.RNN:
+    """A recurrent layer of any kind, or a cell or two."""
+    options |= {name: True for name in ("go_backwards", "return_state") if m.chance(0.2)}
+    biased = {"use_bias": m.chance(0.8)}
+    gru = biased | {"reset_after": m.chance(0.5)}
+    cells = {
+        "simple": partial(L.SimpleRNNCell, **biased),
+        "gru": partial(L.GRUCell, **gru),
+        "lstm": partial(L.LSTMCell, activation=m.choice(("tanh", "relu")), **biased),
+    }
+    layers = {
+        "simple": partial(L.SimpleRNN, **biased, **options),
+        "gru": partial(L.GRU, **gru, **options),
+        "lstm": partial(L.LSTM, recurrent_dropout=0.2, **biased, **options),
+    }
+    kind = m.choice(cells)
+    if m.chance(0.7):
+        return layers[kind](width)
+    if m.chance(0.5):
+        return L.RNN(cells[kind](width), **options)
+    return L.RNN([cells[kind](m.width()), cells[m.choice(cells)](width)], **options)
+
+
+def _bidirectional(m: Maker, width: int, **options) -> L.Bidirectional:
+    mode = m.choice(("concat", "concat", "sum", "mul", "ave", None))
+    layer = _recurrent(m, width, **options)
+    layer.go_backwards = False
+    return L.Bidirectional(layer, merge_mode=mode)
+
+
+@step(0)
+def recurrent(m: Maker) -> None:
+    """A recurrent layer, with states that come from another tensor now and then."""
+    x = m.pick(3)
+    make = _bidirectional if m.chance(0.3) else _recurrent
+    layer = make(m, m.width(), return_sequences=m.chance(0.7))
+    states = {}
+    if type(layer) in (L.LSTM, L.GRU, L.SimpleRNN) and m.chance(0.3):
+        start = m.pick(2) if m.chance(0.5) else x[:, 0]
+        count = 2 if isinstance(layer, L.LSTM) else 1
+        states["initial_state"] = [L.Dense(layer.units)(start) for _ in range(count)]
+        if count == 2 and m.chance(0.3):
+            states["initial_state"] = states["initial_state"][:1] * 2
+    outputs = keras.tree.flatten(layer(x, **states))
+    for y in outputs[1:]:  # what cannot be read at once is read by the heads
+        m.add(y)
+    m.add(outputs[0])
+
+
+@step(0)
+def encoder_and_decoder(m: Maker) -> None:
+    """The states of one layer start another one."""
+    x, y, width = m.pick(3), m.pick(3), m.width()
+    cls = m.choice((L.LSTM, L.GRU))
+    _, *states = cls(width, return_state=True)(x)
+    m.add(cls(width, return_sequences=m.chance(0.7))(y, initial_state=states))
+
+
+@step(0)
+def time_distributed(m: Maker) -> None:
+    x = m.pick(3, 4, 5)
+    rank, width = len(x.shape) - 1, m.width()
+    options = [
+        partial(L.Dense, width, activation=m.choice((None, "relu"))),
+        L.BatchNormalization,
+        L.LayerNormalization,
+        L.Flatten,
+        L.ReLU,
+    ]
+    if rank in CONV and None not in x.shape[2:]:
+        options += [
+            partial(CONV[rank], width, 2, padding="same"),
+            partial(GLOBAL_AVERAGE[rank]),
+            partial(MAX_POOLING[rank], 2, padding="same"),
+        ] * 2
+    if rank == 3:
+        options.append(lambda: L.GRU(width, return_sequences=m.chance(0.5)))
+    m.add(L.TimeDistributed(m.choice(options)())(x))
+
+
+@step(0)
+def conv_lstm(m: Maker) -> None:
+    x = m.pick(4, 5)
+    cls = {4: L.ConvLSTM1D, 5: L.ConvLSTM2D}[len(x.shape)]
+    layer = cls(m.choice((2, 3)), 2, padding="same", return_sequences=m.chance(0.6))
+    m.add(L.Bidirectional(layer)(x) if m.chance(0.2) else layer(x))
+
+
+@step(0)
+def shared_recurrent(m: Maker) -> None:
+    """The same layer for two sequences."""
+    x = m.pick(3)
+    y = m.mate(x)
+    make = _bidirectional if m.chance(0.3) else _recurrent
+    layer = make(m, m.width(), return_sequences=True)
+    for z in (x, y):
+        m.add(*keras.tree.flatten(layer(z)))
+
+
+@step(0)
+def masked_words(m: Maker) -> None:
+    """Words of which some are padding."""
+    x = L.Embedding(3, m.width(), mask_zero=True)(m.input(m.choice((4, 7)), dtype="int32"))
+    if m.chance(0.5):
+        x = L.Dense(m.width())(x)
+    make = _bidirectional if m.chance(0.4) else _recurrent
+    layer = make(m, m.width(), return_sequences=m.chance(0.5))
+    m.add(*keras.tree.flatten(layer(x)))
+
+
 # --------------------------------------------------------------------------------- whole programs
 
 INPUTS = (
@@ -1110,6 +1223,25 @@ def random_program(seed: int, most: int = 14) -> Program:
     rng = random.Random(seed)
     form = rng.choice(_FORMS)
     names = _drawn_names(rng, rng.randint(4, most))
+    return Program(form, seed, tuple((name, rng.randrange(2**16)) for name in names))
+
+
+_SEQUENCES = (
+    ("recurrent",) * 8
+    + ("time_distributed",) * 4
+    + ("encoder_and_decoder", "conv_lstm", "shared_recurrent", "masked_words") * 2
+    + ("dense", "conv", "residual", "merge_layer", "concatenate")
+)
+
+
+def sequence_program(seed: int, most: int = 10) -> Program:
+    """The program of a seed with recurrent layers in it."""
+    rng = random.Random(f"sequence {seed}")
+    form = rng.choice((3, 3, 3, 4, 4, 6, 8))
+    names = [
+        rng.choice(_SEQUENCES) if rng.random() < 0.6 else rng.choice(_NAMES)
+        for _ in range(rng.randint(3, most))
+    ]
     return Program(form, seed, tuple((name, rng.randrange(2**16)) for name in names))
 
 

@@ -5,7 +5,15 @@ import random
 import hypothesis
 import keras
 import pytest
-from architectures import STEPS, Program, build, describe, programs, random_program
+from architectures import (
+    STEPS,
+    Program,
+    build,
+    describe,
+    programs,
+    random_program,
+    sequence_program,
+)
 from keras import layers as L
 from keras import ops
 from random_checks import Failed, Outcome, check, run, smallest
@@ -45,8 +53,20 @@ def test_what_must_hold_for_every_model(part):
     assert total.channels > 3 * total.plans
 
 
-def test_a_seed_gives_the_same_model_again():
-    one, two = (build(random_program(3))[0] for _ in range(2))
+@pytest.mark.filterwarnings("ignore:Layer .* was passed an input with a mask")
+@pytest.mark.parametrize("seed", range(6))
+def test_what_must_hold_for_sequences(seed):
+    program = sequence_program(seed, most=6)
+    try:
+        assert run(program).plans > 0
+    except Failed as failure:
+        program, failure = smallest(program, failure)
+        pytest.fail(f"{failure}\n{describe(program)}")
+
+
+@pytest.mark.parametrize("draw", [random_program, sequence_program])
+def test_a_seed_gives_the_same_model_again(draw):
+    one, two = (build(draw(3))[0] for _ in range(2))
     assert one.get_config() == two.get_config()
     assert all((a == b).all() for a, b in zip(one.get_weights(), two.get_weights(), strict=True))
 

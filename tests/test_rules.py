@@ -21,6 +21,7 @@ from ridurre.backend import (
     CustomScaleLayer,
     LayerScale,
     StochasticDepth,
+    all_layers,
     functional_graph,
     has_graph,
     library_operation,
@@ -58,7 +59,7 @@ def blocks(rows: int, columns: int) -> int:
     return sum(math.comb(rows, n) * (2**columns - 1) ** n for n in range(1, rows))
 
 
-def layer(cls: type[keras.Layer], *args: Any, **kwargs: Any) -> Build:
+def layer(cls: Callable[..., keras.Layer], *args: Any, **kwargs: Any) -> Build:
     """A fresh layer for every model."""
 
     def build(x: Tensor) -> Tensor:
@@ -550,10 +551,93 @@ MERGING = {
     "stack last": Row(with_second(lambda xs: ops.stack(xs, axis=-1)), (2, 3), 12),
 }  # fmt: skip
 
+
+def recurrent(cls: Callable[..., keras.Layer], *args: Any, **kwargs: Any) -> Row:
+    """A recurrent layer of three units (or what makes one) over four steps of two channels."""
+    return Row(layer(cls, *args, **kwargs), (4, 2), subsets(2, 3))
+
+
+SEQUENCE = {"return_sequences": True}
+STATE = {"return_state": True}
+RECURRENT = {
+    "simple rnn": recurrent(L.SimpleRNN, 3),
+    "simple rnn no bias": recurrent(L.SimpleRNN, 3, use_bias=False, **SEQUENCE, **STATE),
+    "lstm": recurrent(L.LSTM, 3),
+    "lstm no bias": recurrent(L.LSTM, 3, use_bias=False, go_backwards=True, **STATE),
+    "lstm sequence": recurrent(L.LSTM, 3, dropout=0.2, recurrent_dropout=0.3, **SEQUENCE),
+    "gru": recurrent(L.GRU, 3, unroll=True, **SEQUENCE),
+    "gru no bias": recurrent(L.GRU, 3, use_bias=False, **STATE),
+    "gru reset before": recurrent(L.GRU, 3, reset_after=False),
+    "gru reset before no bias": recurrent(
+        L.GRU, 3, reset_after=False, use_bias=False, activation="relu", **SEQUENCE
+    ),
+    "cell simple rnn": recurrent(lambda: L.RNN(L.SimpleRNNCell(3), **STATE)),
+    "cell lstm": recurrent(lambda: L.RNN(L.LSTMCell(3, activation="elu"), unroll=True)),
+    "cell gru": recurrent(lambda: L.RNN(L.GRUCell(3, reset_after=False), **SEQUENCE)),
+    "cells": Row(
+        layer(lambda: L.RNN([L.LSTMCell(5), L.GRUCell(3)], **STATE)), (3, 2), subsets(2, 3)
+    ),  # those of the first cell have no name; see test_recurrent.py
+    "bidirectional": Row(
+        layer(L.Bidirectional, L.LSTM(3)), (4, 2), subsets(2) + blocks(3, 2)
+    ),  # Keras wants both layers equally wide: a unit goes in both of them
+    "bidirectional sum": Row(
+        layer(lambda: L.Bidirectional(L.GRU(3, **SEQUENCE), merge_mode="sum")), (4, 2), 8
+    ),
+    "bidirectional mul": Row(
+        layer(lambda: L.Bidirectional(L.SimpleRNN(3), merge_mode="mul")), (4, 2), 8
+    ),
+    "bidirectional ave": Row(
+        layer(lambda: L.Bidirectional(L.LSTM(3), merge_mode="ave")), (4, 2), 8
+    ),
+    "bidirectional none": Row(
+        layer(lambda: L.Bidirectional(L.GRU(3, **SEQUENCE, **STATE), merge_mode=None)), (4, 2), 8
+    ),
+    "bidirectional two kinds": Row(
+        layer(lambda: L.Bidirectional(
+            L.GRU(2, **SEQUENCE), backward_layer=L.SimpleRNN(2, go_backwards=True, **SEQUENCE)
+        )),
+        (3, 3),
+        subsets(3) + blocks(2, 2),
+    ),
+    "bidirectional conv lstm first": Row(
+        layer(lambda: L.Bidirectional(L.ConvLSTM1D(3, 2, **FIRST))), (2, 2, 3), 8, 2
+    ),
+    "time distributed": recurrent(lambda: L.TimeDistributed(L.Dense(3, activation="relu"))),
+    "time distributed conv2d": Row(
+        layer(L.TimeDistributed, L.Conv2D(3, 2, strides=2)), (2, 3, 4, 2), 8
+    ),
+    "time distributed batch": Row(layer(L.TimeDistributed, L.BatchNormalization()), (2, 3), 6),
+    "time distributed flatten": Row(layer(L.TimeDistributed, L.Flatten()), (2, 4, 3), 6),
+    "time distributed reshape": Row(layer(L.TimeDistributed, L.Reshape((1, 3))), (2, 3), 6),
+    "time distributed lstm": Row(layer(L.TimeDistributed, L.LSTM(3)), (2, 3, 2), 8),
+    "time distributed twice": Row(
+        layer(lambda: L.TimeDistributed(L.TimeDistributed(L.Dense(3)))), (2, 3, 1, 2), 8
+    ),
+    "conv lstm 1d": Row(layer(L.ConvLSTM1D, 3, 2, strides=2, **SEQUENCE), (2, 4, 2), 8),
+    "conv lstm 2d": Row(
+        layer(L.ConvLSTM2D, 3, (2, 1), padding="same", use_bias=False, **STATE), (2, 3, 2, 2), 8
+    ),
+    "conv lstm 2d first": Row(
+        layer(L.ConvLSTM2D, 3, 2, go_backwards=True, **FIRST), (2, 2, 3, 2), 8, 2
+    ),
+    "conv lstm 3d": Row(layer(L.ConvLSTM3D, 3, (1, 2, 1)), (2, 1, 3, 2, 2), 8),
+}  # fmt: skip
+
 ROWS = (
     CONVOLUTIONS | CORE | NORMALISATIONS | ACTIVATIONS | POSITIONS | RESHAPING | SLICING
-    | OPERATIONS | MERGING
+    | OPERATIONS | MERGING | RECURRENT
 )  # fmt: skip
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OwnCell(keras.layers.Layer):
+    """A cell that no rule describes: a running mean, with a state for every channel."""
+
+    state_size = 4
+
+    def call(self, x, states):
+        mean = (x + states[0]) / 2
+        return mean, [mean]
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -581,6 +665,12 @@ def spread(x: Tensor) -> Tensor:
 
 MIXING = {
     "softmax": Mixing(layer(L.Softmax)),
+    "masking": Mixing(lambda x: L.SimpleRNN(3)(L.Masking()(x))),
+    "time distributed softmax": Mixing(layer(lambda: L.TimeDistributed(L.Softmax()))),
+    "time distributed model": Mixing(
+        layer(lambda: L.TimeDistributed(keras.Sequential([keras.Input((4,)), L.Dense(3)]))),
+        "Sequential",
+    ),
     "softmax of all": Mixing(layer(L.Softmax, axis=(1, 2))),
     "activation softmax": Mixing(layer(L.Activation, "softmax")),
     "activation log_softmax": Mixing(layer(L.Activation, "log_softmax")),
@@ -601,8 +691,11 @@ MIXING = {
     "lambda": Mixing(layer(L.Lambda, lambda x: x * 2), "Lambda"),
     "matmul": Mixing(lambda x: ops.matmul(x, ops.transpose(x, (0, 2, 1))), "Matmul"),
     "einsum": Mixing(lambda x: ops.einsum("bpc,bqc->bpq", x, x), "Einsum"),
-    "time distributed": Mixing(lambda x: -L.TimeDistributed(L.Dense(3))(x), "TimeDistributed"),
-    "lstm": Mixing(layer(L.LSTM, 3), "LSTM"),
+    "cell of one's own": Mixing(layer(lambda: L.RNN(OwnCell())), "OwnCell"),
+    "cell of one's own in a stack": Mixing(
+        layer(lambda: L.RNN([OwnCell(), L.GRUCell(3)])), "OwnCell"
+    ),
+    "lstm of steps": Mixing(lambda x: L.LSTM(3)(L.Permute((2, 1))(x))),
     "attention": Mixing(lambda x: L.Attention()([x, x]), "Attention"),
     "normalization": Mixing(
         layer(L.Normalization, mean=[0.0, 1.0, 2.0, 3.0], variance=[1.0, 2.0, 3.0, 4.0])
@@ -767,6 +860,7 @@ def test_every_rule_has_a_row() -> None:
         inputs = keras.Input(shape)
         model = keras.Model(inputs, build(inputs))
         hit |= {library_operation(x) or type(x) for x in operations(model)}
+        hit |= {type(x) for x in all_layers(model)}  # cells, and what is wrapped
     assert [str(key) for key in rules() if key not in hit] == []
 
 

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 from keras.src.applications import convnext, inception_resnet_v2
 from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.layers.rnn import conv_lstm
 from keras.src.models.functional import Functional, functional_like_constructor
 
 from ridurre.errors import ModelError, NotAModelError
@@ -26,6 +27,7 @@ from ridurre.errors import ModelError, NotAModelError
 LayerScale = convnext.LayerScale
 StochasticDepth = convnext.StochasticDepth
 CustomScaleLayer = inception_resnet_v2.CustomScaleLayer
+ConvLSTMCell = conv_lstm.ConvLSTMCell
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,12 @@ def standardize_inputs(model: keras.Model, x: Any) -> list[Any]:
 def infer(operation: keras.Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a layer or operation on tensors in inference mode, as `model.predict` does.
 
-    No gradient is recorded. A call that was written with ``training=True`` is in inference mode
-    all the same, as Keras has it.
+    No gradient is recorded, and stateful layers stay as they are. A call that was written with
+    ``training=True`` is in inference mode all the same, as Keras has it.
     """
     if "training" in getattr(operation, "_call_context_args", ()):
         kwargs = kwargs | {"training": False}
-    with _no_gradient():
+    with _no_gradient(), keras.StatelessScope():
         return operation(*args, **kwargs)
 
 
@@ -175,8 +177,13 @@ def parameters_of(layer: keras.Layer) -> set[int]:
 
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
-    """The variables of a layer, its sub-layers' included, in a stable order."""
-    return list(layer.variables)
+    """The variables of a layer, its sub-layers' included, in a stable order.
+
+    Behind them stands what stateful recurrent layers keep between batches, which Keras does not
+    list.
+    """
+    parts = [x for x in [layer, *all_layers(layer)] if isinstance(x, keras.layers.RNN)]
+    return [*layer.variables, *(v for x in parts for v in keras.tree.flatten(x.states or []))]
 
 
 def library_operation(operation: keras.Operation) -> str | None:
@@ -195,6 +202,10 @@ def is_functional_like(cls: type) -> bool:
 def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Operation:
     """A new operation of the same class and configuration, except for `changes`.
 
+    Args:
+        operation: the layer or operation.
+        changes: arguments of its constructor; layers that it wraps as layers.
+
     Raises:
         ModelError: the class cannot be re-created from its configuration.
     """
@@ -204,8 +215,11 @@ def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Opera
         with warnings.catch_warnings():  # Keras warns of saving a lambda; nothing is saved here
             warnings.simplefilter("ignore")
             config = operation.get_config() | changes
-        own = _own_functions(operation, config)
-        new = type(operation).from_config(config | own | changes)
+        config |= _own_functions(operation, config) | changes
+        # Wrappers take the layers themselves, which may not be known to Keras by their names.
+        wraps = any(isinstance(x, keras.Layer) for x in keras.tree.flatten(changes))
+        cls = type(operation)
+        new: keras.Operation = cls(**config) if wraps else cls.from_config(config)
         new.name = operation.name  # not every configuration of a class of one's own has it
         return new
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -159,7 +160,9 @@ def gradient_function(
     """
 
     def objective(x: Any, y: Any, weight: Any) -> Any:
-        return loss(x, y, model(x, training=False), weight)
+        with _nothing_kept():
+            outputs = model(x, training=False)
+        return loss(x, y, outputs, weight)
 
     def tensors(batch: Any) -> list[Any]:
         return [
@@ -170,6 +173,12 @@ def gradient_function(
     make = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients, "torch": _torch_gradients}
     run = make[keras.backend.backend()](objective, variables)
     return lambda batch: [to_numpy(g).astype("float32") for g in run(*tensors(batch))]
+
+
+def _nothing_kept() -> contextlib.AbstractContextManager[Any]:
+    """Inside, stateful layers stay as they are; on JAX they are in such a scope already."""
+    jax = keras.backend.backend() == "jax"
+    return contextlib.nullcontext() if jax else keras.StatelessScope()
 
 
 def _tensorflow_gradients(objective: Callable[..., Any], variables: list[keras.Variable]) -> Any:

@@ -23,7 +23,7 @@ from ridurre.criteria.base import (
 )
 from ridurre.forward import Forward, Step
 from ridurre.graph import ChannelGraph, Labels, along
-from ridurre.graph.labels import varying
+from ridurre.graph.labels import WeightAxis, varying
 from ridurre.progress import track
 
 
@@ -50,23 +50,22 @@ class Reading(NamedTuple):
 
 def readings(graph: ChannelGraph, setting: Setting, samples: int) -> Iterator[Reading]:
     """Run the model on data and sum up what every layer with weights reads."""
-    read: dict[str, Any] = {
-        w.layer: w for w in graph.trace.space.weights.values() if w.role == "in"
-    }
+    read: dict[str, list[WeightAxis]] = defaultdict(list)
+    for weight in graph.trace.space.weights.values():
+        if weight.role == "in":
+            read[weight.layer].append(weight)
     data: Any = setting.data
     for step in track(Forward(graph.trace, data.first_samples(samples)), "Scoring", unit="layer"):
-        weight = read.get(step.call.name)
-        if weight is not None:
-            found = _reading(step, weight)
-            if found is not None:
-                yield found
+        labels = step.call.x.labels if step.call.inputs else np.zeros(1, int)
+        # Cells on top of each other also read what the layer makes inside.
+        weights = [w for w in read.get(step.call.name, []) if np.isin(w.labels, labels).all()]
+        if weights and varying(labels):
+            yield _reading(step, weights)
 
 
-def _reading(step: Step, weight: Any) -> Reading | None:
+def _reading(step: Step, weights: list[WeightAxis]) -> Reading:
     value = step.call.x
     axes = varying(value.labels)
-    if not axes:
-        return None
     axis = axes[-1]
     sums = np.zeros((4, value.labels.shape[axis]))
     count = 0
@@ -77,10 +76,11 @@ def _reading(step: Step, weight: Any) -> Reading | None:
         sums += [part.sum(axis=0, dtype="float64") for part in parts]
         count += len(rows)
     labels = along(value.labels, axis)[:, 0]
-    return Reading(labels, id(value), _reader_norms(weight, len(labels)), count, *sums)
+    norms = np.sum([_reader_norms(w, len(labels)) for w in weights], axis=0)
+    return Reading(labels, id(value), norms, count, *sums)
 
 
-def _reader_norms(weight: Any, channels: int) -> np.ndarray:
+def _reader_norms(weight: WeightAxis, channels: int) -> np.ndarray:
     """Squared norm of the weights that read each channel; a group's weights read its own only."""
     value = np.moveaxis(view_of(weight.variable), weight.axis, 0).astype("float64")
     groups = max(1, channels // len(value))

@@ -38,6 +38,8 @@ from ridurre.weights import Weight
 
 #: By group: for each parameter in it, ``⟨w, ∂L/∂w⟩`` of every unit.
 Products = dict[Group, list[tuple[Member, np.ndarray]]]
+#: Roles of weights that read a channel; a recurrent layer reads its own at the next step.
+_READ = {"in", "recurrent"}
 #: What a part of a batch may keep for the way back, by the outputs of its layers, in bytes.
 MEMORY = 512 << 20
 
@@ -100,9 +102,9 @@ def gates(found: list[tuple[Member, np.ndarray]]) -> np.ndarray:
 
     What nothing reads through a weight of its own is gated where it is made.
     """
-    roles = [m.weight.role for m, _ in found]
-    role = next(r for r in ("in", "channel", "out") if r in roles)
-    return np.sum([values for m, values in found if m.weight.role == role], axis=0)
+    roles = {m.weight.role for m, _ in found}
+    where = next(r for r in (_READ, {"channel"}, {"out"}) if r & roles)
+    return np.sum([values for m, values in found if m.weight.role in where], axis=0)
 
 
 @dataclass(frozen=True)

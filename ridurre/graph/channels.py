@@ -11,6 +11,7 @@ from ridurre.backend import check_model
 from ridurre.errors import FrozenChannelError
 from ridurre.graph.groups import Group, Solution
 from ridurre.graph.labels import Labels, Reason, varying
+from ridurre.graph.rules import Call
 from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.select import Selector, find_layer, select_layers
 from ridurre.graph.trace import Trace, named_layers, variable_paths
@@ -48,7 +49,7 @@ class ChannelGraph:
     @cached_property
     def barriers(self) -> dict[str, str]:
         """Layers and operations without a rule: name → class."""
-        return {c.name: c.kind for c in self.trace.calls if not c.known}
+        return {c.name: _unknown(c).kind for c in self.trace.calls if not c.known}
 
     @cached_property
     def paths(self) -> dict[int, str]:
@@ -70,9 +71,9 @@ class ChannelGraph:
             FrozenChannelError: its output has no single axis of channels.
         """
         call = self.trace.by_layer[id(self.layers[name])][0]
-        produced = None if call.opened else self.trace.space.produced_by(call.operation)
-        if produced is not None:
-            return produced
+        made = None if call.opened else self.made_by(call)
+        if made is not None:
+            return made
         value = call.outputs[0]
         axes = varying(value.labels)
         if len(axes) > 1:
@@ -83,6 +84,17 @@ class ChannelGraph:
         axis = axes[0] if axes else len(value.shape) - 1
         size = max(value.shape[axis] or 1, value.labels.shape[axis])
         return np.broadcast_to(np.moveaxis(value.labels, axis, -1).reshape(-1), (size,))
+
+    def made_by(self, call: Call) -> Labels | None:
+        """Labels of the output channels that a layer makes itself, ``(channels,)``.
+
+        None if it makes none. Those that a layer makes and reads inside are not among them.
+        """
+        produced = self.trace.space.produced_by(call.operation)
+        if len(produced) < 2:
+            return produced[0] if produced else None
+        labels = call.outputs[0].labels
+        return labels.ravel() if len(varying(labels)) == 1 else None
 
     def removable(self, name: str) -> np.ndarray:
         """Which output channels of a layer may be removed, ``(channels,)`` of bool."""
@@ -112,3 +124,8 @@ class ChannelGraph:
         for name in [] if protect is None else self.select(protect):
             self.trace.space.at(name, type(self.layers[name]).__name__)
             self.trace.space.freeze(self.channels(name), Reason.PROTECTED)
+
+
+def _unknown(call: Call) -> Call:
+    """Of a call that no rule describes, the part that is to blame."""
+    return next((_unknown(c) for c in call.inner if not c.known), call)

@@ -77,8 +77,11 @@ class WeightAxis:
 
     Attributes:
         labels: ``(size, k)``; a position goes when all of its k labels go.
-        role: ``"out"`` (the layer makes these channels), ``"in"`` (it reads them) or ``"channel"``
-            (one value per channel that passes through).
+        role: ``"out"`` (the layer makes these channels), ``"in"`` (it reads them),
+            ``"recurrent"`` (it makes them and reads them at its next step) or ``"channel"`` (one
+            value per channel that passes through).
+        blocks: how often the same labels stand along the axis, one behind the other: once for each
+            gate of a recurrent layer.
     """
 
     variable: keras.Variable
@@ -87,6 +90,20 @@ class WeightAxis:
     role: str
     layer: str
     kind: str
+    blocks: int = 1
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What it is known by in every smaller copy of the model.
+
+        Layers inside a layer have weights of one name; the part in front tells them apart.
+        """
+        return self.layer, "/".join(self.variable.path.split("/")[-2:]), self.axis, self.role
+
+    @property
+    def channels(self) -> int:
+        """How many channels stand along the axis."""
+        return len(self.labels) // self.blocks
 
 
 @dataclass(frozen=True)
@@ -112,6 +129,7 @@ class LabelSpace:
         self.weights: dict[tuple[int, int], WeightAxis] = {}
         self.statistics: list[tuple[Labels, str]] = []
         self.parts: list[Labels] = []
+        self.states: dict[tuple[int, int], Labels] = {}
         self._produced: dict[tuple[int, int], Labels] = {}
         self._owners: dict[int, tuple[str, str]] = {}
         self._where = ("", "")
@@ -177,33 +195,56 @@ class LabelSpace:
         """Each row shares statistics: removing a part of it changes what remains."""
         self.statistics.append((matrix, self._where[0]))
 
-    def produce(self, variable: keras.Variable, axis: int) -> Labels:
-        """Labels of the channels that a weight makes along `axis`: new at first, then the same."""
+    def produce(self, variable: keras.Variable, axis: int, blocks: int = 1) -> Labels:
+        """Labels of the channels that a weight makes along `axis`: new at first, then the same.
+
+        Args:
+            variable: the weight.
+            axis: of the weight.
+            blocks: see `WeightAxis`; there are ``size / blocks`` channels.
+        """
         shape = shape_of(variable)
         axis %= len(shape)
         key = (id(variable), axis)
         if key not in self._produced:
-            self._produced[key] = self.fresh(shape[axis])
+            self._produced[key] = self.fresh(shape[axis] // blocks)
         labels = self._produced[key]
-        self.own(variable, axis, labels, "out")
+        self.own(variable, axis, labels, "out", blocks)
         return labels
 
-    def produced_by(self, layer: keras.Layer) -> Labels | None:
-        """Labels of the channels that a layer makes, or None if it makes none itself."""
-        own = {id(v) for v in layer.weights} if isinstance(layer, keras.Layer) else set()
-        for (key, _), labels in self._produced.items():
-            if key in own:
-                return labels
-        return None
+    def produced_by(self, layer: keras.Operation) -> list[Labels]:
+        """Labels of the channels that a layer makes.
 
-    def own(self, variable: keras.Variable | None, axis: int, labels: Labels, role: str) -> None:
+        None if it makes none itself, several of recurrent cells on top of each other.
+        """
+        own = {id(v) for v in layer.weights} if isinstance(layer, keras.Layer) else set()
+        return [labels for (key, _), labels in self._produced.items() if key in own]
+
+    def carry(self, variable: keras.Variable, labels: Labels) -> None:
+        """These labels index a state that a layer keeps between calls, an array of their rank.
+
+        A state is no weight: no plan names it, but a smaller copy goes on from what is left of it.
+        """
+        for axis in varying(labels):
+            self.states[id(variable), axis] = along(labels, axis)
+
+    def own(
+        self,
+        variable: keras.Variable | None,
+        axis: int,
+        labels: Labels,
+        role: str,
+        blocks: int = 1,
+    ) -> None:
         """These labels index this axis of this weight.
 
         Args:
             variable: nothing happens if it is None (a layer without bias, say).
             axis: the axis of the weight.
-            labels: ``(size,)``, or ``(size, k)`` where k channels share a position.
+            labels: ``(size / blocks,)``, or ``(size / blocks, k)`` where k channels share a
+                position.
             role: see `WeightAxis`.
+            blocks: see `WeightAxis`.
         """
         if variable is None:
             return
@@ -212,12 +253,14 @@ class LabelSpace:
         size = shape[axis]
         if labels.ndim != 2:
             labels = labels.reshape(len(labels), -1)
+        if blocks > 1:
+            labels = np.tile(labels, (blocks, 1))
         if len(labels) != size:
             labels = np.broadcast_to(labels, (size, labels.shape[1]))
         known = self.weights.get((id(variable), axis))
         if known is None:
             where = self._owners.get(id(variable), self._where)
-            entry = WeightAxis(variable, axis, labels, role, *where)
+            entry = WeightAxis(variable, axis, labels, role, *where, blocks)
             self.weights[id(variable), axis] = entry
         elif known.labels.shape == labels.shape:
             self.tie(known.labels, labels)

@@ -51,7 +51,7 @@ class Survivors:
         # A group of which one unit is left is none any more; its weights still tell.
         for member in group.members:
             weight = member.weight
-            width = self._widths.get((weight.layer, weight.axis, weight.role))
+            width = self._widths.get(weight.key)
             if width is not None and (member.units >= 0).all():
                 return group.size - round(group.size * width / len(member.units))
         return None
@@ -89,6 +89,5 @@ def _cut(rising: np.ndarray, removed: int | None) -> float | None:
     return float((rising[removed - 1] + rising[removed]) / 2)
 
 
-def _widths(graph: ChannelGraph) -> dict[tuple[str, int, str], int]:
-    weights = graph.trace.space.weights.values()
-    return {(w.layer, w.axis, w.role): len(w.labels) for w in weights}
+def _widths(graph: ChannelGraph) -> dict[tuple[str, str, int, str], int]:
+    return {w.key: len(w.labels) for w in graph.trace.space.weights.values()}

@@ -80,8 +80,8 @@ def _made(graph: ChannelGraph | None) -> dict[str, int]:
     """How many channels of their own layers make, by name."""
     if graph is None:
         return {}
-    produced = {c.name: graph.trace.space.produced_by(c.operation) for c in graph.trace.calls}
-    return {name: len(labels) for name, labels in produced.items() if labels is not None}
+    made = {c.name: graph.made_by(c) for c in graph.trace.calls}
+    return {name: len(labels) for name, labels in made.items() if labels is not None}
 
 
 def _reasons(graph: ChannelGraph) -> dict[str, str]:
@@ -94,7 +94,7 @@ def _reasons(graph: ChannelGraph) -> dict[str, str]:
             found[call.name] = (
                 f"{Reason.NO_RULE.value}; describe it with @ridurre.register_rule({call.kind})"
             )
-        labels = graph.trace.space.produced_by(call.operation)
+        labels = graph.made_by(call)
         if labels is None or call.name in found:
             continue
         stuck = solution.hard_frozen[solution.hard[labels]]
@@ -120,14 +120,14 @@ def _status(channels: Pair, parameters: Pair, stuck: bool) -> str:
 
 
 def _labels(graph: ChannelGraph, call: Call) -> Labels:
-    produced = graph.trace.space.produced_by(call.operation)
-    return call.outputs[0].labels if produced is None else produced
+    made = graph.made_by(call)
+    return call.outputs[0].labels if made is None else made
 
 
 def _width(graph: ChannelGraph, call: Call) -> int | None:
     """Number of channels of a call's output; None where no single axis has them."""
-    produced = graph.trace.space.produced_by(call.operation)
-    if produced is not None:
-        return len(produced)
+    made = graph.made_by(call)
+    if made is not None:
+        return len(made)
     axes = varying(call.outputs[0].labels)
     return call.outputs[0].labels.shape[axes[0]] if len(axes) == 1 else None

@@ -16,6 +16,7 @@ from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError
 from ridurre.graph.trace import by_own_paths, named_layers, variable_paths
 from ridurre.plan import Removed
+from ridurre.verification import outputs_of
 from ridurre.weights import weights_of
 
 Evaluate = Callable[[keras.Model], float]
@@ -172,8 +173,8 @@ class Bench:
         """
         if changed not in self._sound:
             inputs = random_inputs(self.model) if self.data is None else self.data.slice(0, 2).x
-            outputs = keras.tree.flatten(self.model(inputs, training=False))
-            self._sound[changed] = all(bool(np.isfinite(to_numpy(y)).all()) for y in outputs)
+            outputs = outputs_of(self.model, inputs)
+            self._sound[changed] = all(bool(np.isfinite(y).all()) for y in outputs)
         return self._sound[changed]
 
 

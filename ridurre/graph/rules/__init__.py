@@ -9,8 +9,10 @@ from ridurre.graph.rules import (
     normalization,
     operations,
     pooling,
+    recurrent,
     reshaping,
     slicing,
+    wrapping,
 )
 from ridurre.graph.rules.base import (
     BARRIER,
@@ -38,10 +40,12 @@ __all__ = [
     "normalization",
     "operations",
     "pooling",
+    "recurrent",
     "register_rule",
     "reshaping",
     "rule_for",
     "rules",
     "slicing",
     "unregister_rule",
+    "wrapping",
 ]

@@ -29,7 +29,7 @@ class Call:
         outputs: the resulting tensors; their labels are known after the rule has run.
         known: whether a rule described the operation, or its code was looked into.
         opened: what the layer's code does, if there is no rule for it.
-        inner: the calls that this is.
+        inner: the calls inside this one, where its rule or its code shows them.
     """
 
     operation: keras.Operation
@@ -80,6 +80,9 @@ class Kept(Protocol):
 
     def size(self, variable: keras.Variable, axis: int) -> int:
         """How many positions of this axis of this weight are left."""
+
+    def renew(self, call: Call) -> keras.Operation:
+        """The smaller copy of a layer inside another one: one for all that share it."""
 
 
 class Rule:

@@ -81,6 +81,14 @@ class NormalizationRule(Rule):
         return space.block(call.x.labels, Reason.SHAPE)
 
 
+@register_rule(L.Masking)
+class MaskingRule(Rule):
+    """Hides the steps at which all channels have a certain value, so it must see them all."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        return space.block(call.x.labels, Reason.MIXED)
+
+
 @register_rule(L.Embedding)
 class EmbeddingRule(Rule):
     """Reads integers, makes a vector for each."""
