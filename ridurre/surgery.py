@@ -64,7 +64,7 @@ def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = Fal
         RequestError: what is left cannot be sharded as the ``keras.distribution`` says.
     """
     with distribution_of(graph.model):
-        rebuilder = _Rebuilder(graph, alive)
+        rebuilder = Rebuilder(graph, alive)
         rebuilder.check_sharding()
         model = rebuilder.model(graph.model)
         rebuilder.copy_state()
@@ -146,7 +146,7 @@ class Alive:
         return None if weight is None else self._alive[weight.labels].any(axis=1)
 
 
-class _Rebuilder:
+class Rebuilder:
     """Builds every layer and nested model once, and calls it where the original was called."""
 
     def __init__(self, graph: ChannelGraph, alive: np.ndarray) -> None:
@@ -191,12 +191,14 @@ class _Rebuilder:
         return cls(inputs=inputs, outputs=outputs, name=model.name)
 
     def _sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
-        layers = []
-        for node in graph.nodes:
-            inner = has_graph(node.operation)
-            layers.append(self.model(node.operation) if inner else self._operation(node))
+        layers = [layer for node in graph.nodes for layer in self._chain(node)]
         inputs = self._input(graph.inputs[0])
         return _class_of(model, keras.Sequential)([inputs, *layers], name=model.name)
+
+    def _chain(self, node: Any) -> list[Any]:
+        """What stands in a Sequential model in a layer's place."""
+        inner = has_graph(node.operation)
+        return [self.model(node.operation) if inner else self._operation(node)]
 
     def _input(self, tensor: keras.KerasTensor) -> keras.KerasTensor:
         labels = self.trace.first_value[id(tensor)].labels

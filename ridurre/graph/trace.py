@@ -27,6 +27,10 @@ class Trace:
 
     Nested models are inlined; each of their calls is run by itself.
 
+    Args:
+        model: the model; it is only read.
+        free_outputs: whether the model's outputs may lose channels.
+
     Attributes:
         model: the model.
         space: everything the rules reported.
@@ -36,7 +40,7 @@ class Trace:
         layers: every layer by its name behind the names of the nested models it stands in.
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, *, free_outputs: bool = False) -> None:
         self.space = LabelSpace()
         self.calls: list[Call] = []
         self.first_call: dict[int, Call] = {}
@@ -48,7 +52,7 @@ class Trace:
         self.inputs = [unlabelled(t) for t in functional_graph(model).inputs]
         self.outputs = self._run(model, self.inputs, "")
         self.space.at(model.name, type(model).__name__)
-        for value in self.outputs:
+        for value in () if free_outputs else self.outputs:
             self.space.freeze(value.labels, Reason.OUTPUT)
 
     def _run(self, model: keras.Model, inputs: list[Value], scope: str) -> list[Value]:
