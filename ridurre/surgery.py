@@ -176,11 +176,13 @@ class Rebuilder:
     def model(self, model: keras.Model) -> keras.Model:
         """The smaller copy of a model, made at first and remembered."""
         if id(model) not in self.new:
-            build = self._sequential if isinstance(model, keras.Sequential) else self._functional
+            build = (
+                self._as_sequential if isinstance(model, keras.Sequential) else self._as_functional
+            )
             self.new[id(model)] = (model, build(model, functional_graph(model)))
         return self.new[id(model)][1]
 
-    def _functional(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
+    def _as_functional(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
         tensors = {id(t): self._input(t) for t in graph.inputs}
         for node in graph.nodes:
             args, kwargs = _replace((node.args, node.kwargs), tensors)
@@ -190,7 +192,7 @@ class Rebuilder:
         cls = _class_of(model, keras.Model)
         return cls(inputs=inputs, outputs=outputs, name=model.name)
 
-    def _sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
+    def _as_sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
         layers = [layer for node in graph.nodes for layer in self._chain(node)]
         inputs = self._input(graph.inputs[0])
         return _class_of(model, keras.Sequential)([inputs, *layers], name=model.name)

@@ -67,8 +67,8 @@ class _Editor(Rebuilder):
             if job.kind != "delete_channels" or not job.whole
         }
 
-    def _functional(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
-        new = super()._functional(model, graph)
+    def _as_functional(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
+        new = super()._as_functional(model, graph)
         before = {id(t) for t in graph.inputs}
         after = {id(t) for t in new.inputs}
         for old, tensor in zip(graph.outputs, new.outputs, strict=True):
@@ -87,19 +87,21 @@ class _Editor(Rebuilder):
             return []
         return [self._new_layer(job), *(super()._chain(node) if job.kind == "insert_layer" else [])]
 
-    def _sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
+    def _as_sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
         jobs = [self._jobs.get(id(node.outputs[0])) for node in graph.nodes]
         if all(job is not None and job.kind == "delete_layer" for job in jobs):
             raise RequestError(
                 f"These jobs would delete every layer of the model {model.name!r}. Expected at "
                 "least one to stay."
             )
-        return super()._sequential(model, graph)
+        return super()._as_sequential(model, graph)
 
     def _call(self, node: Any, args: Any, kwargs: Any) -> Any:
         job = self._jobs.get(id(node.outputs[0]))
         if job is None:
             return super()._call(node, args, kwargs)
+        mask = {"mask": kwargs["mask"]} if "mask" in kwargs else {}
+        kwargs = {k: v for k, v in kwargs.items() if k != "mask"}
         if job.kind == "delete_layer":
             return tensors_of((args, kwargs))[0]
         new = self._new_layer(job)
@@ -107,14 +109,18 @@ class _Editor(Rebuilder):
             args, kwargs = keras.tree.map_structure(
                 lambda x: new(x) if isinstance(x, keras.KerasTensor) else x, (args, kwargs)
             )
-            return super()._call(node, args, kwargs)
-        outputs = new(*args, **kwargs)
-        if len(keras.tree.flatten(outputs)) != len(node.outputs):
-            raise RequestError(
-                f"{job}: the layer has {len(node.outputs)} outputs, the new one {new.name!r} has "
-                f"{len(keras.tree.flatten(outputs))}. Expected as many."
-            )
+            return super()._call(node, args, kwargs | mask)
+        outputs = new(*args, **{k: v for k, v in kwargs.items() if v is not None})
+        self._check_count(job, node, outputs)
         return outputs
+
+    def _check_count(self, job: Job, node: Any, outputs: Any) -> None:
+        count = len(keras.tree.flatten(outputs))
+        if count != len(node.outputs):
+            raise RequestError(
+                f"{job}: expected a new layer with {len(node.outputs)} outputs, like the old one. "
+                f"Received one with {count}."
+            )
 
     def _new_layer(self, job: Job) -> Any:
         """A copy of the layer that a job brings in; the same for several jobs with one layer."""

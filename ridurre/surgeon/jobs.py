@@ -12,7 +12,7 @@ from ridurre.backend import Node, all_layers, has_graph
 from ridurre.checks import check_choice, check_indices
 from ridurre.errors import RequestError
 from ridurre.graph import ChannelGraph
-from ridurre.surgeon.places import Place, find_place, select_calls, tensors_of
+from ridurre.surgeon.places import Place, find_place, inputs_of, select_calls
 
 VALID_JOBS = ("delete_layer", "insert_layer", "replace_layer", "delete_channels")
 _NEEDS = {"insert_layer": "new_layer", "replace_layer": "new_layer", "delete_channels": "channels"}
@@ -124,7 +124,7 @@ def _check_new_layer(model: keras.Model, new_layer: object) -> None:
 def _check_single(job: Job) -> None:
     """Before a layer with one input another can stand; and one with one output can be left out."""
     for call in job.calls:
-        count = len(tensors_of((call.args, call.kwargs)))
+        count = len(inputs_of(call))
         if count != 1:
             raise RequestError(
                 f"{job} ({type(job.place.layer).__name__}): the layer has {count} inputs, and it "

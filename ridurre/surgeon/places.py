@@ -85,6 +85,11 @@ def tensors_of(structure: Any) -> list[keras.KerasTensor]:
     return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
 
 
+def inputs_of(call: Node) -> list[keras.KerasTensor]:
+    """All tensors that a layer is called on, but for the mask that Keras hands on by itself."""
+    return tensors_of((call.args, {k: v for k, v in call.kwargs.items() if k != "mask"}))
+
+
 def _input_names(model: keras.Model) -> list[str]:
     return [input_source(t).name for t in functional_graph(model).inputs]
 
