@@ -436,3 +436,38 @@ def test_one_job_per_call():
 def test_what_is_no_model_is_refused():
     with pytest.raises(errors.NotAModelError):
         surgeon.delete_layer("model", "a")
+
+
+def test_masks_are_handed_on():
+    """A layer that is called with a mask has one input all the same."""
+
+    def connect(*behind: keras.Layer) -> keras.Model:
+        x = inputs = keras.Input((5,), dtype="int32")
+        x = L.Embedding(7, 3, mask_zero=True, name="e")(x)
+        for layer in behind:
+            x = layer(x)
+        return keras.Model(inputs, x)
+
+    def average() -> keras.Layer:
+        return L.GlobalAveragePooling1D(name="average")
+
+    block = L.SimpleRNN(3, return_sequences=True, name="block")
+    model = randomised(connect(block, average()))
+    x = np.array([[1, 2, 0, 0, 0], [3, 0, 4, 5, 0]])
+    plain = connect(average())
+    plain.set_weights(model.get_weights()[:1])
+    expected = predict(plain, x)
+    np.testing.assert_allclose(predict(delete_layer(model, "block"), x), expected, rtol=1e-6)
+    jobs = Surgeon(model)
+    jobs.add_job("insert_layer", "average", new_layer=L.Dropout(0.1, name="more"))
+    jobs.add_job("replace_layer", "block", new_layer=L.Activation("linear", name="nothing"))
+    np.testing.assert_allclose(predict(jobs.operate(), x), expected, rtol=1e-6)
+    assert not np.allclose(predict(connect_without_mask(model), x), expected)
+
+
+def connect_without_mask(model: keras.Model) -> keras.Model:
+    x = inputs = keras.Input((5,), dtype="int32")
+    x = L.GlobalAveragePooling1D()(L.Embedding(7, 3)(x))
+    plain = keras.Model(inputs, x)
+    plain.set_weights(model.get_weights()[:1])
+    return plain
