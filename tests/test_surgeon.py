@@ -529,3 +529,54 @@ def test_the_names_of_the_interface():
         delete_channels(between(L.ReLU()), "mode", [0])
     with pytest.raises(ValueError, match=r"has no layer 'stranger' \(Dense\)"):
         delete_channels(between(L.ReLU()), L.Dense(3, name="stranger"), [0])
+
+
+def test_a_branch_within_a_nested_model():
+    """The nested model keeps its other branch; the layer that reads it loses what is gone."""
+    x = keras.Input((3,))
+    both = L.Concatenate(name="both")([L.Dense(2, name="one")(x), L.Dense(4, name="other")(x)])
+    inner = keras.Model(x, L.ReLU(name="relu")(both), name="inner")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, L.Dense(3, name="read")(inner(inputs)))
+    randomise(model)
+    new = delete_channels(model, "inner/one", [0, 1])
+    assert [x.name for x in new.get_layer("inner").layers[1:]] == ["other", "relu"]
+    kernel, bias = model.get_layer("read").get_weights()
+    same(new.get_layer("read"), [kernel[2:], bias])
+    run_both(new, zeroed(model, "read", 0, [0, 1]))
+
+
+def test_a_whole_branch_that_something_else_needs_stays():
+    inputs = keras.Input((3,))
+    x = L.Dense(2, name="made")(inputs)
+    parts = [x, L.Dense(4, name="side")(inputs)]
+    dot = L.Dot(axes=1, name="dot")([x, L.Dense(2)(inputs)])
+    model = keras.Model(inputs, L.Dense(3)(L.Concatenate()([*parts, dot])))
+    with (
+        pytest.warns(ridurre.RidurreWarning, match="'dot'"),
+        pytest.raises(FrozenChannelError, match="no rule says"),
+    ):
+        delete_channels(model, "made", [0, 1])
+
+
+def test_a_branch_before_an_operation_that_concatenates():
+    inputs = keras.Input((3,))
+    parts = [L.Dense(n, name=f"end_{n}")(inputs) for n in (2, 3, 4)]
+    model = keras.Model(inputs, L.Dense(3, name="read")(keras.ops.concatenate(parts, axis=-1)))
+    randomise(model)
+    new = delete_channels(model, "end_3", range(3))
+    kernel, bias = model.get_layer("read").get_weights()
+    same(new.get_layer("read"), [np.delete(kernel, [2, 3, 4], 0), bias])
+    run_both(new, zeroed(model, "read", 0, [2, 3, 4]))
+
+
+def test_a_slice_that_loses_everything_is_refused():
+    inputs = keras.Input((3,))
+    left, right = keras.ops.split(L.Dense(5, name="made")(inputs), [2], axis=-1)
+    parts = [left, right, L.Dense(2, name="whole")(inputs)]
+    model = keras.Model(inputs, L.Dense(3)(keras.ops.concatenate(parts, axis=-1)))
+    jobs = Surgeon(model)
+    jobs.add_job("delete_channels", "made", channels=[0, 1])
+    jobs.add_job("delete_channels", "whole", channels=[0, 1])
+    with pytest.raises(RequestError, match="cannot do without"):
+        jobs.operate()

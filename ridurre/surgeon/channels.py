@@ -94,7 +94,8 @@ class _BranchRebuilder(Rebuilder):
         kind = type(node.operation).__name__
         if kind != "Concatenate":
             raise RequestError(
-                f"This would remove every channel of an input of {node.operation.name!r} ({kind}), "
+                f"This would remove every channel of an input, or of an output, of "
+                f"{node.operation.name!r} ({kind}), "
                 "which cannot do without it. Only a concatenation can lose a whole branch."
             )
         left = [x for x in keras.tree.flatten(args[0]) if x is not None]
