@@ -1,6 +1,6 @@
 """ridurre: give it a Keras model, get a smaller one that computes the same without what it lost."""
 
-from ridurre import criteria, plots, schedules, strategies, testing
+from ridurre import criteria, plots, schedules, strategies, surgeon, testing
 from ridurre.compacting import compact
 from ridurre.criteria import Criterion
 from ridurre.cut import prune_batchnorm, prune_conv, prune_related_conv
@@ -103,6 +103,7 @@ __all__ = [
     "sensitivity",
     "strategies",
     "strip",
+    "surgeon",
     "testing",
     "unregister_rule",
     "verify",

@@ -75,7 +75,7 @@ class Batches:
         self._source: Iterable[Any] = ()
         if isinstance(data, Batches):
             self._source = data
-        elif _is_arrays(data):
+        elif is_arrays(data):
             self._arrays = _check_lengths(_batch(data))
             count = len(self._arrays)
             self._order = np.arange(count) if seed is None else _shuffled(count, seed)
@@ -186,7 +186,7 @@ class _Indexed:
             index += 1
 
 
-def _is_arrays(data: Any) -> bool:
+def is_arrays(data: Any) -> bool:
     """Arrays of all samples, and not batches of them."""
     if isinstance(data, list) and data and isinstance(data[0], tuple):
         return False

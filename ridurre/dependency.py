@@ -31,6 +31,7 @@ class DependencyGraph(ChannelGraph):
         model: a built Functional or Sequential Keras 3 model; it is only read.
         protect: layers whose output channels must stay: a name, a regular expression, an index
             into ``model.layers``, a layer, a predicate ``layer -> bool``, or a list of these.
+        free_outputs: whether the model's outputs may lose channels; by default they are fixed.
 
     Attributes:
         groups: all groups of channels that can be pruned.
@@ -41,8 +42,14 @@ class DependencyGraph(ChannelGraph):
         UnknownLayerError: `protect` names a layer that is not there.
     """
 
-    def __init__(self, model: keras.Model, *, protect: Selector | None = None) -> None:
-        super().__init__(model, protect=protect)
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        protect: Selector | None = None,
+        free_outputs: bool = False,
+    ) -> None:
+        super().__init__(model, protect=protect, free_outputs=free_outputs)
         if self.trace.opened:
             self._hold_what_code_holds()
         self._warn_barriers()

@@ -67,7 +67,7 @@ def rebuild(graph: ChannelGraph, alive: np.ndarray, *, keep_compiled: bool = Fal
         RequestError: what is left cannot be sharded as the ``keras.distribution`` says.
     """
     with distribution_of(graph.model):
-        rebuilder = _Rebuilder(graph, alive)
+        rebuilder = Rebuilder(graph, alive)
         rebuilder.check_sharding()
         model = rebuilder.whole(graph.model)
         rebuilder.copy_state()
@@ -93,7 +93,7 @@ def fits(graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, bo
         alive: for every label whether it stays.
         known: answers found before, by what they depend on; is added to.
     """
-    rebuilder = _Rebuilder(graph, alive)
+    rebuilder = Rebuilder(graph, alive)
     key = rebuilder.smaller_form(call).key()
     if key not in known:
         try:
@@ -189,7 +189,7 @@ class Alive:
         return new
 
 
-class _Rebuilder:
+class Rebuilder:
     """Builds every layer and nested model once, and calls it where the original was called."""
 
     def __init__(self, graph: ChannelGraph, alive: np.ndarray) -> None:
@@ -229,11 +229,13 @@ class _Rebuilder:
     def model(self, model: keras.Model) -> keras.Model:
         """The smaller copy of a model, made at first and remembered."""
         if id(model) not in self.new:
-            build = self._sequential if isinstance(model, keras.Sequential) else self._functional
+            build = (
+                self._as_sequential if isinstance(model, keras.Sequential) else self._as_functional
+            )
             self.new[id(model)] = (model, build(model, functional_graph(model)))
         return self.new[id(model)][1]
 
-    def _functional(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
+    def _as_functional(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
         tensors = {id(t): self._input(t) for t in graph.inputs}
         self.walk(graph, tensors)
         inputs, outputs = _replace((model.input, model.output), tensors)
@@ -256,13 +258,15 @@ class _Rebuilder:
             tensors |= {id(t): new for t, new in zip(node.outputs, outputs, strict=True)}
         return [tensors[id(t)] for t in graph.outputs]
 
-    def _sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
-        layers = []
-        for node in graph.nodes:
-            inner = has_graph(node.operation)
-            layers.append(self.model(node.operation) if inner else self._operation(node))
+    def _as_sequential(self, model: keras.Model, graph: FunctionalGraph) -> keras.Model:
+        layers = [layer for node in graph.nodes for layer in self._chain(node)]
         inputs = self._input(graph.inputs[0])
         return _class_of(model, keras.Sequential)([inputs, *layers], name=model.name)
+
+    def _chain(self, node: Any) -> list[Any]:
+        """What stands in a Sequential model in a layer's place."""
+        inner = has_graph(node.operation)
+        return [self.model(node.operation) if inner else self._operation(node)]
 
     def _input(self, tensor: keras.KerasTensor) -> keras.KerasTensor:
         labels = self.trace.first_value[id(tensor)].labels

@@ -44,6 +44,7 @@ LEVELS = (
         "masking",
         "voting",
         "checkpoints",
+        "surgeon",
     },
     {"dependency", "recovery"},
     {"criteria", "surgery", "cut", "verification", "trail"},

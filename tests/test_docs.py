@@ -108,5 +108,16 @@ def test_listings_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert scope["recording"].total_sparsity[-1] == pytest.approx(0.9, abs=0.01)
     elif page.name == "loop.md":
         assert scope["pruning"].history[-1].accuracy is not None
+    elif page.name == "surgeon.md":
+        names = [layer.name for layer in scope["changed"].layers]
+        assert names[:2] == ["conv1", "conv2d"]
+        assert scope["changed"].get_layer("conv1").filters == 21
+        assert scope["deeper"].output_shape == (None, 5)
+        assert "layers 'left' and 'right' are tied" in capsys.readouterr().out
+    elif page.name == "coming_from.md":
+        assert scope["smaller"].get_layer("conv1").filters == 21
+        assert scope["half"].get_layer("conv1").filters == 24
+        assert scope["pruned"].count_params() < scope["model"].count_params()
+        assert ridurre.Masks.of(scope["sparse"]).sparsity == pytest.approx(0.8, abs=0.01)
     else:
         assert "plans checked" in capsys.readouterr().out

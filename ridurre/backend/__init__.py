@@ -78,6 +78,12 @@ def functional_graph(model: keras.Model) -> FunctionalGraph:
     return FunctionalGraph(list(inner.inputs), nodes, list(inner.outputs))
 
 
+def in_order_of_calls(operation: keras.Operation, nodes: list[Node]) -> list[Node]:
+    """Calls of one operation in the order in which they were made; they may run in another."""
+    made = {id(n.outputs[0]): i for i, n in enumerate(operation._inbound_nodes)}
+    return sorted(nodes, key=lambda node: made[id(node.outputs[0])])
+
+
 def match_inputs(model: keras.Model, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """The arguments of a model's call in the order of `model.inputs`, as Keras matches them."""
     given = args[0] if args else kwargs["inputs"]

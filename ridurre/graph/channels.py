@@ -23,16 +23,23 @@ class ChannelGraph:
     Args:
         model: a built Functional or Sequential Keras 3 model; it is only read.
         protect: layers whose output channels must stay (see `ridurre.graph.select`).
+        free_outputs: whether the model's outputs may lose channels; by default they are fixed.
 
     Raises:
         ModelError: the model cannot be analysed.
         UnknownLayerError: `protect` names a layer that is not there.
     """
 
-    def __init__(self, model: keras.Model, *, protect: Selector | None = None) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        protect: Selector | None = None,
+        free_outputs: bool = False,
+    ) -> None:
         check_model(model)
         self.model = model
-        self.trace = Trace(model)
+        self.trace = Trace(model, free_outputs=free_outputs)
         self._protect(protect)
         self.solution = Solution(self.trace)
 

@@ -30,6 +30,10 @@ class Trace:
     Nested models are inlined; each of their calls is run by itself. So are layers that no rule
     describes, where their code can be looked into (`ridurre.backend.opening`).
 
+    Args:
+        model: the model; it is only read.
+        free_outputs: whether the model's outputs may lose channels.
+
     Attributes:
         model: the model.
         space: everything the rules reported.
@@ -42,8 +46,9 @@ class Trace:
         forms: how smaller forms of such layers were come by (see `ridurre.smaller`).
     """
 
-    def __init__(self, model: keras.Model) -> None:
+    def __init__(self, model: keras.Model, *, free_outputs: bool = False) -> None:
         self.model = model
+        self._free_outputs = free_outputs
         self._shut: dict[int, str] = {}
         self.forms: set[tuple[Any, ...]] = set()
         while not self._run_all():
@@ -67,7 +72,7 @@ class Trace:
         self.inputs = [unlabelled(t) for t in graph.inputs]
         self.outputs = self._run(graph, self._given(graph, self.inputs), "")
         self.space.at(self.model.name, type(self.model).__name__)
-        for value in self.outputs:
+        for value in () if self._free_outputs else self.outputs:
             self.space.freeze(value.labels, Reason.OUTPUT)
         return len(self._shut) == known
 
