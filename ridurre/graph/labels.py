@@ -10,8 +10,9 @@ weights they index (`own`, `produce`).
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import keras
@@ -39,10 +40,16 @@ class Reason(enum.Enum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Value:
-    """A tensor as the analysis sees it: its static shape and its labels."""
+    """A tensor as the analysis sees it: its static shape and its labels.
+
+    `vanishing` says whether it is zero wherever channels were removed, once the removed slices of
+    all weights are set to zero. Most tensors need not be (a sigmoid makes 0.5 of it), since those
+    who read them do it with a weight; but where two tensors are multiplied and summed, one has to.
+    """
 
     shape: tuple[int | None, ...]
     labels: Labels
+    vanishing: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -60,6 +67,13 @@ class Parameter(Value):
 
     variable: keras.Variable
     axes: tuple[int | None, ...]
+    vanishing: bool = field(default=True, kw_only=True)
+
+    def with_axes(self, order: Sequence[int | None]) -> Parameter:
+        """The same weight with these axes of this tensor; None is a new one of size 1."""
+        shape = tuple(1 if a is None else self.shape[a] for a in order)
+        axes = tuple(None if a is None else self.axes[a] for a in order)
+        return replace(self, shape=shape, labels=np.zeros((1,) * len(order), int), axes=axes)
 
 
 class Frozen(NamedTuple):
@@ -111,7 +125,7 @@ class LabelSpace:
         self.weights: dict[tuple[int, int], WeightAxis] = {}
         self.statistics: list[tuple[Labels, str]] = []
         self.parts: list[Labels] = []
-        self._produced: dict[tuple[int, int], Labels] = {}
+        self._produced: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Labels] = {}
         self._where = ("", "")
 
     def at(self, name: str, kind: str) -> None:
@@ -171,23 +185,36 @@ class LabelSpace:
         """Each row shares statistics: removing a part of it changes what remains."""
         self.statistics.append((matrix, self._where[0]))
 
-    def produce(self, variable: keras.Variable, axis: int) -> Labels:
-        """Labels of the channels that a weight makes along `axis`: new at first, then the same."""
+    def produce(self, variable: keras.Variable, *axes: int) -> Labels:
+        """Labels of the channels that a weight makes: new at first, then the same.
+
+        Along several axes there is a channel for every combination of positions, ``(n, m, …)``;
+        whole slices of them can go (see `box`).
+        """
         shape = shape_of(variable)
-        axis %= len(shape)
-        key = (id(variable), axis)
-        if key not in self._produced:
-            self._produced[key] = self.fresh(shape[axis])
-        labels = self._produced[key]
-        self.own(variable, axis, labels, "out")
+        axes = tuple(a % len(shape) for a in axes)
+        labels = self.made(variable, axes, tuple(shape[a] for a in axes))
+        for index, axis in enumerate(axes):
+            self.own(variable, axis, along(labels, index), "out")
+        if len(varying(labels)) > 1:
+            self.box(labels)
         return labels
+
+    def made(
+        self, variable: keras.Variable, axes: tuple[int, ...], shape: tuple[int, ...]
+    ) -> Labels:
+        """Labels of this shape that a weight makes with these axes: new at first, then the same."""
+        key = (id(variable), axes, shape)
+        if key not in self._produced:
+            self._produced[key] = self.fresh(math.prod(shape)).reshape(shape)
+        return self._produced[key]
 
     def produced_by(self, layer: keras.Layer) -> Labels | None:
         """Labels of the channels that a layer makes, or None if it makes none itself."""
         own = {id(v) for v in layer.weights} if isinstance(layer, keras.Layer) else set()
-        for (key, _), labels in self._produced.items():
+        for (key, *_), labels in self._produced.items():
             if key in own:
-                return labels
+                return labels.ravel()
         return None
 
     def own(self, variable: keras.Variable | None, axis: int, labels: Labels, role: str) -> None:
@@ -217,6 +244,17 @@ class LabelSpace:
         else:
             self.freeze(known.labels, Reason.SHAPE)
             self.freeze(labels, Reason.SHAPE)
+
+    def own_axis(self, weight: Parameter, axis: int, labels: Labels, role: str) -> None:
+        """`own`, by an axis of an operand; one of size 1 that the weight lacks is nobody's."""
+        own = weight.axes[axis]
+        if own is not None:
+            self.own(weight.variable, own, labels, role)
+
+    def keep_whole(self, weight: Parameter, axes: Iterable[int] | None = None) -> None:
+        """These axes of an operand (or all) stay as they are."""
+        for axis in range(len(weight.axes)) if axes is None else axes:
+            self.own_axis(weight, axis, np.zeros(1, int), "channel")
 
 
 def along(labels: Labels, axis: int) -> Labels:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import keras
@@ -11,7 +12,7 @@ import numpy as np
 
 from ridurre.backend import functional_graph, has_graph, match_inputs
 from ridurre.errors import RuleError
-from ridurre.graph.labels import Labels, LabelSpace, Reason, Value
+from ridurre.graph.labels import Labels, LabelSpace, Parameter, Reason, Value
 from ridurre.graph.rules import Call, Rule, rule_for
 
 T = TypeVar("T")
@@ -86,9 +87,15 @@ class Trace:
         call.known = not rule.barrier
         self._tie_calls(rule, call)
         flow = rule.flow(call, self.space)
-        labels = flow if isinstance(flow, list) else [flow]
-        _check_flow(rule, call, labels)
-        call.outputs = [Value(v.shape, x) for v, x in zip(call.outputs, labels, strict=True)]
+        if isinstance(flow, Parameter):
+            call.outputs = [flow]
+        else:
+            labels = flow if isinstance(flow, list) else [flow]
+            _check_flow(rule, call, labels)
+            pairs = zip(call.outputs, labels, strict=True)
+            call.outputs = [Value(v.shape, x) for v, x in pairs]
+            if rule.vanishes(call):
+                call.outputs = [replace(v, vanishing=True) for v in call.outputs]
         for value in call.outputs:
             if value.labels.size == 1:
                 self.space.freeze(value.labels, Reason.ONLY)

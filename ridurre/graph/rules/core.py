@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ridurre.graph.labels import LabelSpace, Reason, along
-from ridurre.graph.rules.activation import activate
+from ridurre.graph.rules.activation import activate, keeps_zero
 from ridurre.graph.rules.base import Call, Flow, Kept, Rule, Work, register_rule
 from ridurre.graph.rules.convolution import on_axis
 
@@ -38,6 +38,10 @@ class DenseRule(Rule):
         space.own(layer.bias, 0, outs, "out")
         return activate(layer.activation, on_axis(outs, rank - 1, rank), space)
 
+    def vanishes(self, call: Call) -> bool:
+        made = call.outputs[0].labels.shape[-1] > 1 or call.x.vanishing
+        return made and keeps_zero(call.operation.activation)
+
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"units": kept.size(call.operation.kernel, -1)}
 
@@ -58,6 +62,8 @@ class DenseRule(Rule):
 )
 class PassingRule(Rule):
     """Inactive in inference mode, or acting on every number by itself."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         return call.x.labels
@@ -84,6 +90,9 @@ class NormalizationRule(Rule):
 @register_rule(L.Embedding)
 class EmbeddingRule(Rule):
     """Reads integers, makes a vector for each."""
+
+    def vanishes(self, call: Call) -> bool:
+        return True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         space.freeze(call.x.labels, Reason.MIXED)
