@@ -3,14 +3,13 @@
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 import pytest
 from keras import layers as L
 from keras import ops
 from rows import Tensor, blocks, layer, mix, subsets
 
 import ridurre
-from ridurre.graph.labels import LabelSpace, Parameter, Value
+from ridurre.graph.labels import LabelSpace, Value, parameter
 from ridurre.graph.rules.contraction import Contraction
 from ridurre.testing import check_rule
 
@@ -78,11 +77,6 @@ class ReadingRule(ridurre.Rule):
     def _contraction(cls, call: ridurre.graph.Call) -> Contraction:
         ranks = [len(v.shape) for v in cls._values(call)]
         return Contraction.parse(call.operation.equation, ranks)
-
-
-def parameter(w: keras.Variable) -> Parameter:
-    rank = len(w.shape)
-    return Parameter(tuple(w.shape), np.zeros((1,) * rank, int), w, tuple(range(rank)))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import pytest
-from attention_rows import CONTRACTIONS
+from attention_rows import ATTENTION, CONTRACTIONS
 from keras import layers as L
 from keras import ops
 from rows import Build, Row, Tensor, blocks, layer, mix, subsets
@@ -518,7 +518,7 @@ MERGING = {
 
 ROWS = (
     CONVOLUTIONS | CORE | NORMALISATIONS | ACTIVATIONS | POSITIONS | RESHAPING | SLICING
-    | OPERATIONS | MERGING | CONTRACTIONS
+    | OPERATIONS | MERGING | CONTRACTIONS | ATTENTION
 )  # fmt: skip
 
 
@@ -567,7 +567,6 @@ MIXING = {
     "lambda": Mixing(layer(L.Lambda, lambda x: x * 2), "Lambda"),
     "time distributed": Mixing(lambda x: -L.TimeDistributed(L.Dense(3))(x), "TimeDistributed"),
     "lstm": Mixing(layer(L.LSTM, 3), "LSTM"),
-    "attention": Mixing(lambda x: L.Attention()([x, x]), "Attention"),
     "normalization": Mixing(
         layer(L.Normalization, mean=[0.0, 1.0, 2.0, 3.0], variance=[1.0, 2.0, 3.0, 4.0])
     ),

@@ -162,7 +162,9 @@ class Solution:
         Units of one group own positions of the same weight axes and run through the same slices.
         """
         weights = list(self.space.weights.values())
-        kind, unit, counts = self._kinds([*(w.labels for w in weights), *self.space.parts])
+        kind, unit, counts = self._kinds(
+            [*(w.labels for w in weights), *(p.labels for p in self.space.parts)]
+        )
         members: dict[int, list[Member]] = {k: [] for k, n in enumerate(counts) if n > 1}
         for weight in weights:
             kinds = kind[self.soft[weight.labels]]

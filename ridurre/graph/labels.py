@@ -76,6 +76,13 @@ class Parameter(Value):
         return replace(self, shape=shape, labels=np.zeros((1,) * len(order), int), axes=axes)
 
 
+def parameter(variable: keras.Variable) -> Parameter:
+    """A weight as an operand, its axes as they are."""
+    shape = shape_of(variable)
+    rank = len(shape)
+    return Parameter(shape, np.zeros((1,) * rank, int), variable, tuple(range(rank)))
+
+
 class Frozen(NamedTuple):
     """Where and why labels were frozen."""
 
@@ -114,6 +121,13 @@ class Box:
     prefer: int | None
 
 
+class Part(NamedTuple):
+    """Labels of which some must stay: `least` positions along the first axis."""
+
+    labels: Labels
+    least: int
+
+
 class LabelSpace:
     """Collects what the rules say about labels; `ridurre.graph.groups` solves it."""
 
@@ -124,7 +138,7 @@ class LabelSpace:
         self.boxes: list[Box] = []
         self.weights: dict[tuple[int, int], WeightAxis] = {}
         self.statistics: list[tuple[Labels, str]] = []
-        self.parts: list[Labels] = []
+        self.parts: list[Part] = []
         self._produced: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Labels] = {}
         self._where = ("", "")
 
@@ -179,7 +193,11 @@ class LabelSpace:
 
     def keep_one(self, labels: Labels) -> None:
         """At least one of these must stay: they become a tensor of their own."""
-        self.parts.append(labels)
+        self.keep_some(labels, 1)
+
+    def keep_some(self, labels: Labels, least: int) -> None:
+        """At least so many positions along the first axis must stay."""
+        self.parts.append(Part(labels, least))
 
     def normalise(self, matrix: Labels) -> None:
         """Each row shares statistics: removing a part of it changes what remains."""

@@ -3,6 +3,8 @@
 from ridurre.graph.rules import (
     activation,
     applications,
+    attention,
+    biases,
     contraction,
     convolution,
     core,
@@ -34,6 +36,8 @@ __all__ = [
     "Work",
     "activation",
     "applications",
+    "attention",
+    "biases",
     "contraction",
     "convolution",
     "core",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class Call:
     def x(self) -> Value:
         """The first input."""
         return self.inputs[0]
+
+    def argument(self, name: str) -> Any:
+        """An argument of the call by its name; None if it was not given."""
+        given = inspect.signature(self.operation.call).bind(*self.args, **self.kwargs)
+        return given.arguments.get(name)
 
 
 class Work(NamedTuple):

@@ -8,10 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
-from ridurre.graph.labels import Labels, LabelSpace, Parameter, Reason, Value, varying
-from ridurre.graph.rules.base import Call, Flow, Rule, Work, register_rule
+from ridurre.graph.labels import (
+    Labels,
+    LabelSpace,
+    Parameter,
+    Reason,
+    Value,
+    along,
+    parameter,
+    varying,
+)
+from ridurre.graph.rules.activation import activate, keeps_zero
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, Work, register_rule
+from ridurre.graph.rules.biases import own_bias
 from ridurre.graph.rules.merging import is_array
 from ridurre.graph.rules.products import Names, Product, Reading
 
@@ -132,6 +144,52 @@ class ContractionRule(Rule):
         values = [operand(x) for x in (*call.args, *call.kwargs.values()) if is_operand(x)]
         ranks = [len(v.shape) for v in values]
         return contraction_of(call.operation, call.kind, ranks), values
+
+
+@register_rule(keras.layers.EinsumDense)
+class EinsumDenseRule(Rule):
+    """Any equation of a tensor and a kernel."""
+
+    sized_by_input = True
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        layer, (contraction, values) = call.operation, self._parts(call)
+        labels = contraction.flow(values, space)
+        if layer.bias is not None:
+            first = labels.ndim - len(layer.bias.shape)
+            by_axis = [along(labels, a) for a in range(first, labels.ndim)]
+            if not own_bias(layer.bias, by_axis, space):
+                space.freeze(labels, Reason.SHAPE)
+        return activate(layer.activation, labels, space)
+
+    def vanishes(self, call: Call) -> bool:
+        layer, (contraction, values) = call.operation, self._parts(call)
+        labels = call.outputs[0].labels
+        bias = () if layer.bias is None else layer.bias.shape
+        shape = (1,) * (labels.ndim - len(bias)) + tuple(bias)
+        whole = layer.bias is None or all(shape[a] > 1 for a in varying(labels))
+        return whole and keeps_zero(layer.activation) and contraction.vanishes(values, labels)
+
+    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+        layer, labels = call.operation, call.outputs[0].labels
+        term = layer.equation.replace(" ", "").partition(",")[0]
+        hidden = labels.ndim - len(layer.partial_output_shape)
+        first = hidden if term.startswith("...") else 1
+        sizes = [
+            kept.count(labels, first + i) if n is not None and labels.shape[first + i] > 1 else n
+            for i, n in enumerate(layer.partial_output_shape)
+        ]
+        return {"output_shape": tuple(sizes)}
+
+    def work(self, call: Call) -> list[Work]:
+        contraction, values = self._parts(call)
+        return contraction.work(values)
+
+    @staticmethod
+    def _parts(call: Call) -> tuple[Contraction, list[Value]]:
+        values = [call.x, parameter(call.operation.kernel)]
+        ranks = [len(v.shape) for v in values]
+        return Contraction.parse(call.operation.equation, ranks), values
 
 
 def is_operand(x: Any) -> bool:

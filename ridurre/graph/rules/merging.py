@@ -175,16 +175,20 @@ _ZERO_OF_ZEROS = {"Add", "Subtract", "Average", "Maximum", "Minimum"}
 
 
 def misread_bias(x: Any = None, bias: Any = None) -> bool:
-    """Whether Keras' TensorFlow back end adds a constant along the last axis, wherever it belongs.
+    """Whether Keras' TensorFlow back end adds a constant along another axis than it belongs to.
 
-    Keras 3.15 takes a constant with a single axis of the size of the last one for a bias of
-    channels. The other way round, constant first, it adds what is meant.
+    Keras 3.15 takes a constant with a single axis for a bias of channels, if it has the size of
+    the last axis or of the first behind the batch. The other way round, constant first, it adds
+    what is meant.
     """
     if keras.backend.backend() != "tensorflow" or not is_array(bias) or is_array(x):
         return False
     shape = np.shape(bias)
     wide = [a for a in range(-len(shape), 0) if shape[a] != 1]
-    return len(wide) == 1 and wide != [-1] and shape[wide[0]] == x.shape[-1]
+    if len(wide) != 1 or wide == [-1]:
+        return False
+    size, at = shape[wide[0]], len(x.shape) + wide[0]
+    return x.shape[-1] == size or (at != 1 and x.shape[1] in (None, size))
 
 
 def is_array(arg: Any) -> bool:
