@@ -229,7 +229,7 @@ def _count_nonzero(variable: keras.Variable) -> int:
 
 
 def _nonzero_macs(work: Work) -> int:
-    weight = isinstance(work.operand, keras.Variable)
+    weight = isinstance(work.operand, keras.Variable) and work.axes is None
     return work.times * _count_nonzero(work.operand) if weight else work.macs
 
 

@@ -378,7 +378,8 @@ class Rebuilder:
 
     def _copy_weights(self, old: keras.Layer, new: keras.Layer) -> None:
         before, after = own_variables(old), own_variables(new)
-        values = [self._cut(v) for v in before]
+        call, rule = self.trace.by_layer[id(old)][0], rule_for(old)
+        values = [rule.weights(call, self.kept, v, self._cut(v)) for v in before]
         shapes = [tuple(v.shape) for v in after]
         if [v.shape for v in values] != shapes:
             raise RuleError(

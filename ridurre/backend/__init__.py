@@ -13,7 +13,7 @@ import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -287,6 +287,27 @@ def view_of(variable: keras.Variable) -> np.ndarray:
 def shape_of(variable: keras.Variable) -> tuple[int, ...]:
     """A variable's shape; TensorFlow's own property builds new objects at every look."""
     return variable._shape
+
+
+class AttentionParts(NamedTuple):
+    """The projections inside an attention layer; Keras has public names for some of them only."""
+
+    query: keras.layers.EinsumDense
+    key: keras.layers.EinsumDense
+    value: keras.layers.EinsumDense
+    output: keras.layers.EinsumDense
+    gate: keras.layers.EinsumDense | None
+
+
+def attention_parts(layer: keras.Layer) -> AttentionParts:
+    """The projections of a MultiHeadAttention or GroupQueryAttention that was built."""
+    names = ("query", "key", "value", "output", "gate")
+    return AttentionParts(*(getattr(layer, f"_{name}_dense", None) for name in names))
+
+
+def attention_kernel(layer: keras.Layer) -> dict[str, Any]:
+    """What the configuration of an attention layer leaves out: the kernel that it asks for."""
+    return {"flash_attention": True} if layer._flash_attention else {}
 
 
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:

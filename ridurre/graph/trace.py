@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import keras
@@ -162,12 +163,15 @@ class Trace:
             self._label_weights(call)
         self._tie_calls(rule, call)
         flow = rule.flow(call, self.space)
-        if isinstance(flow, Parameter):  # still a weight, if a transposed one
+        if isinstance(flow, Parameter):
             call.outputs = [flow]
-            return call.outputs
-        labels = flow if isinstance(flow, list) else [flow]
-        _check_flow(rule, call, labels)
-        call.outputs = [Value(v.shape, x) for v, x in zip(call.outputs, labels, strict=True)]
+        else:
+            labels = flow if isinstance(flow, list) else [flow]
+            _check_flow(rule, call, labels)
+            pairs = zip(call.outputs, labels, strict=True)
+            call.outputs = [Value(v.shape, x) for v, x in pairs]
+            if rule.vanishes(call):
+                call.outputs = [replace(v, vanishing=True) for v in call.outputs]
         for value in call.outputs:
             if value.labels.size == 1:
                 self.space.freeze(value.labels, Reason.ONLY)

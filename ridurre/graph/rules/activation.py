@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import keras
 
-from ridurre.graph.labels import Labels, LabelSpace, Reason, along
+from ridurre.graph.labels import Labels, LabelSpace, Parameter, Reason, along
 from ridurre.graph.rules.base import Call, Flow, Rule, register_rule
 
 #: Activation functions that treat every number by itself.
@@ -16,6 +17,19 @@ ELEMENTWISE = frozenset(
     linear log_sigmoid mish relu relu6 selu sigmoid silu soft_shrink softplus softsign sparse_plus
     sparse_sigmoid squareplus tanh tanh_shrink threshold""".split()
 )
+
+
+#: Those of them that make zero of zero.
+KEEPING_ZERO = ELEMENTWISE - {
+    getattr(keras.activations, name)
+    for name in """exponential hard_sigmoid log_sigmoid sigmoid softplus sparse_plus sparse_sigmoid
+    squareplus threshold""".split()
+}
+
+
+def keeps_zero(activation: Any) -> bool:
+    """Whether an activation function is known to make zero of zero; None is the identity."""
+    return activation is None or activation in KEEPING_ZERO
 
 
 def activate(activation: Any, labels: Labels, space: LabelSpace) -> Labels:
@@ -33,15 +47,31 @@ def _is_elementwise_layer(activation: Any) -> bool:
     return type(activation) in PASSING
 
 
+#: Layers and operations that make zero of zero, however they are configured.
+ZERO_TO_ZERO = frozenset(
+    """ReLU LeakyReLU ELU Absolute Fabs Relu Relu6 Softsign SoftShrink Silu LeakyRelu HardSilu Elu
+    Selu Gelu Celu TanhShrink HardTanh HardShrink Arcsin Arcsinh Arctan Arctanh Cbrt Ceil Conjugate
+    Copy Deg2rad Rad2deg Expm1 Floor Imag Log1p NanToNum Negative ZerosLike Real Round Sign Sin Sinh
+    Sqrt Square Tan Tanh Trunc Erf Erfinv StopGradient Cast SaturateCast StochasticDepth""".split()
+)
+
 PASSING = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
 
 
 @register_rule(*PASSING)
 class ElementwiseRule(Rule):
-    """One input, one output, every number by itself."""
+    """One input, one output, every number by itself; a weight is still one."""
+
+    reads_weights = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
+        if isinstance(call.x, Parameter):
+            return replace(call.x, vanishing=self.vanishes(call))
         return call.x.labels
+
+    def vanishes(self, call: Call) -> bool:
+        moved = call.kind == "ReLU" and getattr(call.operation, "threshold", None)
+        return call.x.vanishing and call.kind in ZERO_TO_ZERO and not moved
 
 
 @register_rule(keras.layers.Activation)
@@ -51,10 +81,15 @@ class ActivationRule(Rule):
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         return activate(call.operation.activation, call.x.labels, space)
 
+    def vanishes(self, call: Call) -> bool:
+        return call.x.vanishing and keeps_zero(call.operation.activation)
+
 
 @register_rule(keras.layers.PReLU)
 class PReLURule(Rule):
     """One slope per position, except along shared axes."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         labels, alpha = call.x.labels, call.operation.alpha

@@ -48,6 +48,9 @@ class ReductionRule(Rule):
             else np.squeeze(labels, tuple(axes))
         )
 
+    def vanishes(self, call: Call) -> bool:
+        return call.x.vanishing and call.kind in ("Mean", "Sum", "Max", "Amax", "Min", "Amin")
+
 
 @register_rule("Cumsum", "Cumprod", "Roll", "Sort", "Diff")
 class AlongAxisRule(Rule):

@@ -15,6 +15,8 @@ from ridurre.graph.rules.base import Call, Flow, Kept, Rule, fixed, register_rul
 class SplitRule(Rule):
     """Labels are split; the split points follow what is kept."""
 
+    keeps_zero = True
+
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         labels, axis = call.x.labels, call.operation.axis
         if labels.shape[axis] == 1:
@@ -48,6 +50,8 @@ class SplitRule(Rule):
 class UnstackRule(Rule):
     """Every position of the axis becomes a tensor of its own, so none can be left out."""
 
+    keeps_zero = True
+
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         axis = call.operation.axis
         labels = call.x.labels
@@ -72,6 +76,8 @@ def full_key(key: Any, rank: int) -> list[Any] | None:
 @register_rule("GetItem")
 class GetItemRule(Rule):
     """``x[key]``: slices of labels; the bounds follow what is kept."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         labels, key = call.x.labels, self._key(call)
@@ -140,6 +146,8 @@ def as_slice(chosen: np.ndarray) -> slice | None:
 @register_rule("Take")
 class TakeRule(Rule):
     """Positions along an axis, by a table of numbers."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         indices, axis, labels = self._indices(call), call.operation.axis, call.x.labels
