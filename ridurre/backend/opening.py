@@ -11,7 +11,7 @@ does to the attributes does not reach the layer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,20 @@ class Opened:
     def reached(self) -> set[int]:
         """Ids of all layers that are called."""
         return {id(n.operation) for n in self.graph.nodes}
+
+
+def open_function(function: Callable[[Any], Any]) -> FunctionalGraph:
+    """What a function of one tensor does, as plain data.
+
+    Raises:
+        OpeningError: it does not run on symbolic tensors.
+    """
+    x = keras.KerasTensor((BATCH, 7), dtype=keras.config.floatx())
+    try:
+        outputs = keras.tree.flatten(function(x))
+        return graph_between([x], outputs)
+    except Exception as error:  # whatever a user's code raises
+        raise OpeningError(f"it does not run on symbolic tensors: {error}") from error
 
 
 def graph_of(model: Any) -> FunctionalGraph:

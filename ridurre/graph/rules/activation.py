@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
 import keras
+import numpy as np
 
+from ridurre.backend.opening import open_function
+from ridurre.errors import OpeningError
 from ridurre.graph.labels import Labels, LabelSpace, Parameter, Reason, along
-from ridurre.graph.rules.base import Call, Flow, Rule, register_rule
+from ridurre.graph.rules.base import Call, Flow, Rule, register_rule, rule_for
 
 #: Activation functions that treat every number by itself.
 ELEMENTWISE = frozenset(
@@ -35,11 +39,27 @@ def keeps_zero(activation: Any) -> bool:
 def activate(activation: Any, labels: Labels, space: LabelSpace) -> Labels:
     """Labels after an activation function; None is the identity.
 
-    Softmax and everything that is not known to be element-wise mixes the channels.
+    Softmax and everything that is not seen to be element-wise mixes the channels.
     """
     if activation is None or activation in ELEMENTWISE or _is_elementwise_layer(activation):
         return labels
-    return space.block(labels, Reason.MIXED)
+    return labels if _acts_by_number(activation) else space.block(labels, Reason.MIXED)
+
+
+@functools.cache
+def _acts_by_number(activation: Any) -> bool:
+    """Whether a function of one's own treats every number by itself: all that it does must."""
+    try:
+        graph = open_function(activation)
+    except OpeningError:
+        return False
+    constants = [x for n in graph.nodes for x in keras.tree.flatten((n.args, n.kwargs))
+                 if x is not None and not isinstance(x, keras.KerasTensor)]  # fmt: skip
+    return (
+        all(rule_for(node.operation).by_number for node in graph.nodes)
+        and [t.shape for t in graph.outputs] == [t.shape for t in graph.inputs]
+        and all(np.ndim(x) == 0 for x in constants)
+    )
 
 
 def _is_elementwise_layer(activation: Any) -> bool:
@@ -52,7 +72,8 @@ ZERO_TO_ZERO = frozenset(
     """ReLU LeakyReLU ELU Absolute Fabs Relu Relu6 Softsign SoftShrink Silu LeakyRelu HardSilu Elu
     Selu Gelu Celu TanhShrink HardTanh HardShrink Arcsin Arcsinh Arctan Arctanh Cbrt Ceil Conjugate
     Copy Deg2rad Rad2deg Expm1 Floor Imag Log1p NanToNum Negative ZerosLike Real Round Sign Sin Sinh
-    Sqrt Square Tan Tanh Trunc Erf Erfinv StopGradient Cast SaturateCast StochasticDepth""".split()
+    Sqrt Square Tan Tanh Trunc Erf Erfinv StopGradient Cast SaturateCast
+    ConvertToTensor StochasticDepth""".split()
 )
 
 PASSING = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
@@ -63,6 +84,7 @@ class ElementwiseRule(Rule):
     """One input, one output, every number by itself; a weight is still one."""
 
     reads_weights = True
+    by_number = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         if isinstance(call.x, Parameter):

@@ -125,6 +125,8 @@ class Rule:
     #: Whether `flow` understands a `Parameter` among the inputs (and may return one). All other
     #: rules see one as a tensor that carries the labels of its last axis.
     reads_weights = False
+    #: Whether every number of the result comes from the numbers at its own place alone.
+    by_number = False
     #: Whether the outputs are zero wherever all inputs are (see `Value.vanishing`).
     keeps_zero = False
 

@@ -87,6 +87,7 @@ class ElementwiseOperationRule(Rule):
     """
 
     reads_weights = True
+    by_number = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         weights = [v for v in call.inputs if isinstance(v, Parameter)]

@@ -18,7 +18,8 @@ ELEMENTWISE = """Absolute Fabs Relu ReLU Relu6 Sigmoid SparseSigmoid Softplus So
     Ceil Clip Conjugate Copy Cos Cosh Deg2rad Rad2deg Exp Exp2 Expm1 Floor Imag I0 Isfinite Isinf
     Isnan Isneginf Isposinf Isreal Log Log10 Log1p Log2 LogicalNot NanToNum Negative OnesLike
     ZerosLike Real Reciprocal Round Sign Signbit Sin Sinc Sinh Sqrt Square Tan Tanh Trunc Rsqrt Erf
-    Erfc Erfinv StopGradient Cast SaturateCast Angle BitwiseInvert BitwiseNot""".split()
+    Erfc Erfinv StopGradient Cast SaturateCast ConvertToTensor Angle
+    BitwiseInvert BitwiseNot""".split()
 
 register_rule(*ELEMENTWISE)(ElementwiseRule)
 
