@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
@@ -32,6 +33,9 @@ from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.trace import Trace
 from ridurre.progress import track
 from ridurre.tables import aligned
+
+#: The weights in a ``.keras`` file.
+_WEIGHTS = "model.weights.h5"
 
 
 @dataclass(frozen=True)
@@ -159,8 +163,25 @@ def zipped_size(model: keras.Model) -> int:
 
 def _save(model: keras.Model, folder: str) -> Path:
     path = Path(folder) / "model.keras"
-    keras.saving.save_model(model, path, include_optimizer=False)
+    keras.saving.save_model(model, path)
+    if getattr(model, "optimizer", None) is not None:
+        _drop_optimizer(path)
     return path
+
+
+def _drop_optimizer(path: Path) -> None:
+    """Take the optimizer's state out of a file; Keras always writes it into ``.keras`` files."""
+    whole, part = path.with_name("whole"), path.with_name("part")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        archive.extractall(whole)
+    with h5py.File(whole / _WEIGHTS) as source, h5py.File(part, "w") as target:
+        for name in source.keys() - {"optimizer"}:
+            source.copy(name, target)
+    part.replace(whole / _WEIGHTS)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.write(whole / name, name)
 
 
 def _with_input_shape(model: keras.Model, input_shape: tuple[int, ...]) -> keras.Model:

@@ -205,6 +205,16 @@ def test_any_two_models_can_be_compared(model):
     assert "only in the pruned model" in report.to_markdown()
 
 
+def test_a_model_may_have_grown(model, plan):
+    report = compare(plan.exec(), model)
+    assert {x.name: x.status for x in report.layers if x.channels[0]}["a"] == "grown"
+    assert "1 gained channels" in str(report)
+    assert "cut" not in {x.status for x in report.layers}
+    assert any(g.removed is None for g in report.groups)
+    assert "channels added" in report.to_markdown()
+    assert report.to_html()
+
+
 @pytest.mark.core
 def test_a_model_without_a_graph_is_reported_as_far_as_it_goes(model):
     class Subclassed(keras.Model):

@@ -21,6 +21,7 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 EVIL = "<img src=x onerror=alert(1)>"
+SCRIPT = "<script>alert(1)<"
 PHONE = {"width": 375, "height": 800}
 DESKTOP = {"width": 1280, "height": 900}
 
@@ -66,6 +67,13 @@ def net(name: str = "net", head: str = "head") -> keras.Model:
     return keras.Model(inputs, L.Dense(3, name=head)(L.GlobalAveragePooling2D()(x)), name=name)
 
 
+def nested() -> keras.Model:
+    """A layer whose name, behind that of the model that it is in, ends a script."""
+    inputs = keras.Input((4, 4, 2))
+    inner = keras.Sequential([keras.Input((4, 4, 2)), L.Conv2D(5, 3, name="script>")], name=SCRIPT)
+    return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(inner(inputs))), name="outer")
+
+
 def rounds(model: keras.Model, count: int = 4) -> list[Step]:
     size = ridurre.model_complexity(model)
     left = 1 - 0.12 * np.arange(1, count + 1)
@@ -107,6 +115,7 @@ PAGES = {
     "net": lambda: report_on(net()),
     "resnet": lambda: report_on(resnet18(10)),
     "evil": lambda: report_on(net(EVIL, "<svg onload=alert(1)> & `|`")),
+    "script": lambda: report_on(nested()),
     "bare": bare,
 }
 
@@ -255,6 +264,16 @@ def test_names_from_a_model_are_text_and_nothing_else(visit):
     tip = page.locator("#vg-tooltip-element.visible", has_text="<svg onload=alert(1)>")
     tip.wait_for()
     assert tip.locator("svg, img").count() == 0
+
+
+def test_a_layer_called_like_a_script_is_text(visit):
+    page = visit("script")
+    name = "<script>alert(1)</script>"
+    assert shown_rows(page)[0] == name
+    page.fill("#node-search", name)
+    page.get_by_text("1 found").wait_for()
+    page.locator("[data-chart=network] .mark-symbol path").nth(1).hover()
+    page.locator("#vg-tooltip-element.visible", has_text=name).wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
