@@ -165,23 +165,40 @@ def _save(model: keras.Model, folder: str) -> Path:
     path = Path(folder) / "model.keras"
     keras.saving.save_model(model, path)
     if getattr(model, "optimizer", None) is not None:
-        _drop_optimizer(path)
+        drop_optimizer(path)
     return path
 
 
-def _drop_optimizer(path: Path) -> None:
-    """Take the optimizer's state out of a file; Keras always writes it into ``.keras`` files."""
-    whole, part = path.with_name("whole"), path.with_name("part")
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        archive.extractall(whole)
-    with h5py.File(whole / _WEIGHTS) as source, h5py.File(part, "w") as target:
-        for name in source.keys() - {"optimizer"}:
+def drop_optimizer(path: Path, *, keep_scalars: bool = False) -> None:
+    """Take an optimizer's state out of a ``.keras`` file; Keras has no option for that.
+
+    Args:
+        path: of the file.
+        keep_scalars: keep its step and learning rate, without which Keras does not load the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole, part = Path(folder) / "whole", Path(folder) / "part"
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            archive.extractall(whole)
+        with h5py.File(whole / _WEIGHTS) as source, h5py.File(part, "w") as target:
+            for name in source.keys() - {"optimizer"}:
+                source.copy(name, target)
+            if keep_scalars:
+                _copy_scalars(source["optimizer"], target.create_group("optimizer"))
+        part.replace(whole / _WEIGHTS)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.write(whole / name, name)
+
+
+def _copy_scalars(source: Any, target: Any) -> None:
+    """Copy an HDF5 group but for its arrays."""
+    for name, item in source.items():
+        if isinstance(item, h5py.Group):
+            _copy_scalars(item, target.create_group(name))
+        elif not item.shape:
             source.copy(name, target)
-    part.replace(whole / _WEIGHTS)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name in names:
-            archive.write(whole / name, name)
 
 
 def _with_input_shape(model: keras.Model, input_shape: tuple[int, ...]) -> keras.Model:

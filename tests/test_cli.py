@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,26 @@ def test_prune_as_a_user_calls_it(folder: Path, tmp_path: Path) -> None:
     by_hand = ridurre.prune(ridurre.ChannelPrune(target=ridurre.MACs(0.5)), before)
     for ours, theirs in zip(by_hand.get_weights(), after.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_optimizer_that_was_never_used_takes_no_space(folder: Path, tmp_path: Path) -> None:
+    model = keras.saving.load_model(folder / "model.keras")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.save(tmp_path / "fresh.keras")
+    data = np.load(folder / "data.npz")
+    model.fit(data["x"], data["y"], verbose=0)
+    model.save(tmp_path / "trained.keras")
+    states = []
+    for name in ("fresh", "trained"):
+        output = tmp_path / f"{name}_small.keras"
+        done = call(folder, "prune", tmp_path / f"{name}.keras", "-o", output, "--amount", 0.4)
+        assert done.exit_code == 0, done.stderr
+        assert output.stat().st_size < (tmp_path / f"{name}.keras").stat().st_size
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            states.append(keras.saving.load_model(output).optimizer)
+    assert [int(keras.ops.convert_to_numpy(o.iterations)) for o in states] == [0, 1]
+    assert any(np.any(keras.ops.convert_to_numpy(v)) for v in states[1].variables[2:])
 
 
 def _macs(model: keras.Model) -> int:

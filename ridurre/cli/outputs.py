@@ -14,6 +14,7 @@ import keras
 
 from ridurre.errors import RequestError, RidurreError
 from ridurre.files import write_whole
+from ridurre.measure import drop_optimizer
 from ridurre.reports import Report, html
 
 
@@ -93,11 +94,21 @@ def writing(path: Path) -> Iterator[None]:
 def save_model(model: keras.Model, path: Path) -> None:
     """Write a model whole or not at all.
 
+    The state of an optimizer that has not taken a step yet is left out: it is all zeros, and for
+    Adam twice as large as the weights.
+
     Raises:
         RequestError: it cannot be written.
     """
+    optimizer = getattr(model, "optimizer", None)
+
+    def write(unfinished: Path) -> None:
+        model.save(unfinished)
+        if optimizer is not None and not int(keras.ops.convert_to_numpy(optimizer.iterations)):
+            drop_optimizer(unfinished, keep_scalars=True)
+
     with writing(path):
-        write_whole(path, model.save)
+        write_whole(path, write)
 
 
 def save_report(report: Report, path: Path | None) -> None:

@@ -73,8 +73,15 @@ def _as_targets(
 )
 @click.option("--round-to", type=int, default=1, help="What stays is a multiple of this.")
 @click.option("--min-channels", type=int, default=1, help="What stays at least in every group.")
-@click.option("--only", multiple=True, metavar="REGEX", help="Only these layers lose channels.")
-@click.option("--exclude", multiple=True, metavar="REGEX", help="These layers keep all channels.")
+@click.option(
+    "--only", multiple=True, metavar="REGEX", help="Only these layers lose channels; as --exclude."
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="REGEX",
+    help="These layers keep all channels: names that fit as a whole, such as 'stage4_.*'.",
+)
 @SEED
 @click.option(
     "--verify",
