@@ -88,8 +88,8 @@ def rounds(model: keras.Model, count: int = 4) -> list[Step]:
     ]  # fmt: skip
 
 
-def report_on(model: keras.Model) -> ridurre.Report:
-    plan = ridurre.ChannelPrune(0.4).plan(model)
+def report_on(model: keras.Model, **options) -> ridurre.Report:
+    plan = ridurre.ChannelPrune(0.4, **options).plan(model)
     return ridurre.compare(model, plan.exec(), plan=plan, history=rounds(model), latency=False)
 
 
@@ -115,6 +115,7 @@ PAGES = {
     "net": lambda: report_on(net()),
     "resnet": lambda: report_on(resnet18(10)),
     "evil": lambda: report_on(net(EVIL, "<svg onload=alert(1)> & `|`")),
+    "partly": lambda: report_on(net(), protect="conv1"),
     "script": lambda: report_on(nested()),
     "bare": bare,
 }
@@ -170,6 +171,23 @@ def test_the_page_draws_all_its_charts(visit):
         assert marks.count() > 3, name
         assert page.locator(f"[data-chart={name}] svg").bounding_box()["width"] > 200
     assert page.locator(".tile .change").first.inner_text().startswith("−")
+
+
+def test_a_group_without_a_cut_has_no_line(visit):
+    page = visit("partly")
+    rules = page.locator("[data-chart=importances] svg .mark-rule.role-mark line")
+    widths = rules.evaluate_all("all => all.map((r) => Number(r.getAttribute('stroke-width')))")
+    assert sorted(widths) == [0, *[2] * 5]
+
+
+def test_the_picture_of_a_small_network_is_small(visit):
+    heights = [
+        visit(name).locator("[data-chart=network] svg").bounding_box()["height"]
+        for name in ("script", "net", "resnet")
+    ]
+    assert heights == sorted(heights)
+    assert heights[0] < 300
+    assert 500 < heights[2] < 700
 
 
 def test_the_filters_of_the_table_work(visit):
