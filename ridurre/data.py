@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import to_numpy
-from ridurre.backend.opening import inputs_of
+from ridurre.backend.models import inputs_of
 from ridurre.errors import RequestError
 
 

@@ -26,7 +26,7 @@ from ridurre.backend import (
     run_compiled,
     view_of,
 )
-from ridurre.backend.opening import inputs_of
+from ridurre.backend.models import inputs_of
 from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError
 from ridurre.forward import Forward, Step, run_call

@@ -149,11 +149,8 @@ def check_model(model: object) -> None:
             f"The model {model.name!r} is not built, so its layers have no channels yet. Start it "
             "with keras.Input(shape), or call model.build(input_shape) first."
         )
-    if not model.built:
-        raise ModelError(
-            f"The model {model.name!r} ({type(model).__name__}) is not built, so its layers have "
-            "no channels yet. Call it once on a batch of data first."
-        )
+    if not has_graph(model):
+        _check_code(model)
     for layer in model._flatten_layers():
         if getattr(layer, "quantization_mode", None) is not None:
             raise ModelError(
@@ -166,6 +163,22 @@ def check_model(model: object) -> None:
                 "Merge it first: build the model without LoRA and assign `layer.kernel`, which "
                 "Keras returns merged, to the new layer's kernel."
             )
+
+
+def _check_code(model: keras.Model) -> None:
+    """Refuse a model without a graph whose code cannot be looked into."""
+    name = f"The model {model.name!r} ({type(model).__name__})"
+    if isinstance(model, Functional | keras.Sequential):
+        raise ModelError(
+            f"{name} is a Functional or Sequential model with a `call` of its own, so that its "
+            "graph does not say what it computes. Write it as a plain keras.Model with layers as "
+            "attributes, or as keras.Model(inputs, outputs) without a `call`."
+        )
+    if not model.built:
+        raise ModelError(
+            f"{name} is not built, so its layers have no channels yet. Call it once on a batch of "
+            "data first."
+        )
 
 
 def input_source(tensor: keras.KerasTensor) -> keras.layers.InputLayer:
@@ -198,6 +211,12 @@ def library_operation(operation: keras.Operation) -> str | None:
     if isinstance(operation, keras.Layer) or not cls.__module__.startswith("keras.src."):
         return None
     return cls.__name__
+
+
+def settings_of(operation: keras.Operation) -> dict[str, Any]:
+    """What an operation of ``keras.ops`` was made with, by the names of its arguments."""
+    books = {"name", "_inbound_nodes", "_outbound_nodes", "_remat_mode", "_auto_config"}
+    return {k: v for k, v in vars(operation).items() if k not in books}
 
 
 def is_functional_like(cls: type) -> bool:
@@ -346,24 +365,6 @@ def build_shape(layer: keras.Layer) -> tuple[int | None, ...]:
     return tuple(config["input_shape"])
 
 
-def copy_hidden_state(old: keras.Layer, new: keras.Layer) -> None:
-    """Copy what a layer (or one inside it) knows besides its variables, as saving to a file does.
-
-    An adapted Normalization computes constants when its variables are loaded; a StringLookup keeps
-    its vocabulary in a file of its own.
-    """
-    pairs = zip([old, *all_layers(old)], [new, *all_layers(new)], strict=True)
-    for a, b in pairs:
-        if type(a).load_own_variables is not keras.Layer.load_own_variables:
-            store: dict[str, Any] = {}
-            a.save_own_variables(store)  # variables: JAX would let both layers hold the same array
-            b.load_own_variables({key: np.array(to_numpy(v)) for key, v in store.items()})
-        if hasattr(a, "save_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                a.save_assets(folder)
-                b.load_assets(folder)
-
-
 def bytes_per_number(operation: keras.Operation) -> int:
     """Size of the numbers that a layer computes."""
     dtype = getattr(operation, "compute_dtype", None) or keras.config.floatx()
@@ -372,6 +373,18 @@ def bytes_per_number(operation: keras.Operation) -> int:
 
 def node_counts(model: keras.Model) -> list[tuple[str, int, int]]:
     """How often every operation of a model was called and used, at every depth."""
-    nodes = functional_graph(model).nodes if has_graph(model) else []
-    operations = [model, *all_layers(model), *(n.operation for n in nodes)]
-    return [(op.name, len(op._inbound_nodes), len(op._outbound_nodes)) for op in operations]
+    if not has_graph(model):
+        return [_count(x) for x in (model, *all_layers(model))]
+    counts = []
+    for node in functional_graph(model).nodes:
+        op = node.operation
+        counts.append(_count(op))
+        if has_graph(op):
+            counts += node_counts(op)
+        elif isinstance(op, keras.Layer):
+            counts += map(_count, all_layers(op))
+    return counts
+
+
+def _count(op: Any) -> tuple[str, int, int]:
+    return op.name, len(op._inbound_nodes), len(op._outbound_nodes)

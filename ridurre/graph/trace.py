@@ -11,7 +11,8 @@ import keras
 import numpy as np
 
 from ridurre.backend import FunctionalGraph, functional_graph, has_graph, match_inputs
-from ridurre.backend.opening import Opened, can_open, graph_of, open_call
+from ridurre.backend.models import graph_of
+from ridurre.backend.opening import Opened, can_open, open_call
 from ridurre.errors import OpeningError, RuleError
 from ridurre.graph.labels import Labels, LabelSpace, Parameter, Reason, Value
 from ridurre.graph.rules import Call, Rule, rule_for
