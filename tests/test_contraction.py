@@ -199,10 +199,22 @@ def test_a_weight_that_is_added_goes_with_the_channels() -> None:
     result = interpret(space, ops_class("Add"), x, table)
     assert result.labels is x.labels or (result.labels == x.labels).all()
     assert result.vanishing
+    assert [p.least for p in space.parts] == [2]
     assert owned(space, table) == {
         0: ([[0]] * 4, "channel"),
         1: ([[1], [2], [3]], "channel"),
     }
+
+
+def test_a_weight_along_another_axis_is_no_bias() -> None:
+    """Keras on TensorFlow adds it along the last axis, should that have as many channels."""
+    space = LabelSpace()
+    x = channels(space, 1, 4, 3)
+    by_row = parameter(keras.Variable(np.zeros((4, 1), "float32")))
+    assert interpret(space, ops_class("Multiply"), x, by_row).labels is not None
+    assert not space.frozen
+    assert not interpret(space, ops_class("Add"), x, by_row).labels.any()
+    assert space.frozen
 
 
 def test_one_and_a_scale_is_no_longer_zero() -> None:
