@@ -3,13 +3,15 @@
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import pytest
 from keras import layers as L
 from keras import ops
 from rows import Tensor, blocks, layer, mix, subsets
 
 import ridurre
-from ridurre.graph.labels import LabelSpace, Value, parameter
+from ridurre.graph.labels import LabelSpace, Parameter, Reason, Value, parameter
+from ridurre.graph.rules import Call, rule_for
 from ridurre.graph.rules.contraction import Contraction
 from ridurre.testing import check_rule
 
@@ -125,3 +127,116 @@ def test_a_weight_as_operand(name: str, reverse: bool, reading: None) -> None:
         equation = ",".join(terms.split(",")[::-1]) + "->" + out
     build = layer(Reading, equation, weight, reverse)
     assert check_rule(build, shape) == plans
+
+
+def interpret(space: LabelSpace, operation: Any, *args: Any) -> Any:
+    """What an operation of ``keras.ops`` does to values, as the trace of a model has it."""
+    symbolic = [keras.KerasTensor(a.shape) if isinstance(a, Value) else a for a in args]
+    outputs = [Value(tuple(operation.symbolic_call(*symbolic).shape), np.zeros(0, int))]
+    call = Call(operation, "op", args, {}, [a for a in args if isinstance(a, Value)], outputs)
+    rule = rule_for(operation)
+    assert rule.reads_weights
+    flow = rule.flow(call, space)
+    if isinstance(flow, Parameter):
+        assert flow.shape == outputs[0].shape
+        return flow
+    call.outputs = [Value(outputs[0].shape, flow)]
+    return Value(outputs[0].shape, flow, vanishing=rule.vanishes(call))
+
+
+def node_of(tensor: Any) -> Any:
+    """The operation that made a symbolic tensor."""
+    return tensor._keras_history.operation
+
+
+def ops_class(name: str) -> Any:
+    a, b = keras.KerasTensor((2, 3, 3)), keras.KerasTensor((3, 3))
+    return node_of(getattr(ops, name.lower())(a, b))
+
+
+MOVED = {
+    "transpose": (("transpose",), (2, 3, 5), (2, 1, 0)),
+    "transpose by axes": (("transpose", (2, 0, 1)), (2, 3, 5), (2, 0, 1)),
+    "swapaxes": (("swapaxes", 0, -1), (2, 3, 5), (2, 1, 0)),
+    "moveaxis": (("moveaxis", 0, -1), (2, 3, 5), (1, 2, 0)),
+    "expand_dims": (("expand_dims", 1), (3, 5), (0, None, 1)),
+    "squeeze": (("squeeze", 1), (3, 1, 5), (0, 2)),
+    "reshape with new ones": (("reshape", (1, 3, 1, 5)), (3, 5), (None, 0, None, 1)),
+    "reshape without ones": (("reshape", (3, 5)), (1, 3, 5), (1, 2)),
+    "cast": (("cast", "float16"), (3, 5), (0, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_weight_that_is_moved_is_still_one(name: str) -> None:
+    (op, *args), shape, axes = MOVED[name]
+    weight = parameter(keras.Variable(np.zeros(shape, "float32")))
+    inputs = keras.KerasTensor(shape)
+    made = getattr(ops, op)(inputs, *args)
+    moved = interpret(LabelSpace(), node_of(made), weight)
+    assert moved.axes == axes
+    assert moved.variable is weight.variable
+
+
+def channels(space: LabelSpace, *shape: int) -> Value:
+    """A tensor with channels of its own along the last axis."""
+    labels = space.fresh(shape[-1]).reshape((1,) * (len(shape) - 1) + (-1,))
+    return Value((None, *shape[1:]), labels, vanishing=True)
+
+
+def owned(space: LabelSpace, weight: Parameter) -> dict[int, tuple[list[Any], str]]:
+    return {
+        axis: (w.labels.tolist(), w.role)
+        for (key, axis), w in space.weights.items()
+        if key == id(weight.variable)
+    }
+
+
+def test_a_weight_that_is_added_goes_with_the_channels() -> None:
+    space = LabelSpace()
+    x = channels(space, 1, 4, 3)
+    table = parameter(keras.Variable(np.zeros((4, 3), "float32")))
+    result = interpret(space, ops_class("Add"), x, table)
+    assert result.labels is x.labels or (result.labels == x.labels).all()
+    assert result.vanishing
+    assert [p.least for p in space.parts] == [2]
+    assert owned(space, table) == {
+        0: ([[0]] * 4, "channel"),
+        1: ([[1], [2], [3]], "channel"),
+    }
+
+
+def test_a_weight_along_another_axis_is_no_bias() -> None:
+    """Keras on TensorFlow adds it along the last axis, should that have as many channels."""
+    space = LabelSpace()
+    x = channels(space, 1, 4, 3)
+    by_row = parameter(keras.Variable(np.zeros((4, 1), "float32")))
+    assert interpret(space, ops_class("Multiply"), x, by_row).labels is not None
+    assert not space.frozen
+    assert not interpret(space, ops_class("Add"), x, by_row).labels.any()
+    assert space.frozen
+
+
+def test_one_and_a_scale_is_no_longer_zero() -> None:
+    space = LabelSpace()
+    x = channels(space, 1, 4, 3)
+    gamma = parameter(keras.Variable(np.zeros(3, "float32")))
+    scale = interpret(space, ops_class("Add"), gamma, 1.0)
+    assert isinstance(scale, Parameter)
+    assert not scale.vanishing
+    assert interpret(space, ops_class("Multiply"), x, scale).vanishing
+    assert owned(space, gamma) == {0: ([[1], [2], [3]], "channel")}
+    loud = Value(x.shape, x.labels)
+    assert not interpret(space, ops_class("Multiply"), loud, scale).vanishing
+    assert interpret(space, ops_class("Multiply"), loud, gamma).vanishing
+
+
+def test_a_table_read_backwards() -> None:
+    space = LabelSpace()
+    x = channels(space, 1, 4, 3)
+    table = parameter(keras.Variable(np.zeros((7, 3), "float32")))
+    space.freeze(space.produce(table.variable, 0), Reason.PROTECTED)
+    turned = interpret(space, node_of(ops.transpose(keras.KerasTensor((7, 3)))), table)
+    logits = interpret(space, ops_class("Matmul"), x, turned)
+    assert logits.labels.shape == (1, 1, 7)
+    assert owned(space, table)[1] == ([[1], [2], [3]], "in")

@@ -991,6 +991,15 @@ def test_a_constant_over_rows_is_not_taken_for_a_bias(rows: int, first: bool) ->
         assert ridurre.verify(model, plan.exec(), plan) <= 1e-4
 
 
+def test_a_constant_over_columns_is_not_taken_for_one_over_rows() -> None:
+    """Keras on TensorFlow adds it along the first axis behind the batch, if that is as long."""
+    inputs = keras.Input((4, 4, 2))
+    constant = np.arange(1.0, 5.0, dtype="float32").reshape(4, 1)
+    model = keras.Model(inputs, L.Dense(2)(L.Dense(3, name="make")(inputs) + constant))
+    graph = ridurre.DependencyGraph(model)
+    assert graph.removable("make").any() != (keras.backend.backend() == "tensorflow")
+
+
 def test_subsets_and_blocks() -> None:
     sets = [set(c) for n in range(1, 6) for c in combinations(range(6), n)]
     assert subsets(6) == len(sets)

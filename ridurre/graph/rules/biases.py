@@ -34,4 +34,4 @@ def own_bias(bias: keras.Variable | None, by_axis: Sequence[Labels], space: Labe
     last = len(shape) - 1
     if len(wide) > 1 and last in wide:
         space.keep_some(by_axis[last], 2)
-    return wide in ([], [last]) or last in wide
+    return not wide or last in wide

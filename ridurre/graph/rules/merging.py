@@ -98,6 +98,8 @@ class ElementwiseOperationRule(Rule):
         labels = combine(values, space)
         for weight in weights:
             own_elementwise(weight, labels, space)
+            if call.kind == "Add" and not _safe_bias(weight, labels, space):
+                return space.block(labels, Reason.SHAPE)
         if call.kind == "Add" and misread_bias(*call.args[:2]):
             return space.block(labels, Reason.SHAPE)
         if len(call.outputs[0].shape) > rank:  # by a constant array of higher rank
@@ -149,6 +151,15 @@ def own_elementwise(weight: Parameter, labels: Labels, space: LabelSpace) -> Non
             continue
         found = along(labels, at) if at >= 0 and labels.shape[at] > 1 else np.zeros(1, int)
         space.own_axis(weight, axis, found, "channel")
+
+
+def _safe_bias(weight: Parameter, labels: Labels, space: LabelSpace) -> bool:
+    """Whether a weight that is added is one whatever is left of it; see `own_bias`."""
+    wide = [a for a, n in enumerate(weight.shape) if n != 1]
+    last = len(weight.shape) - 1
+    if len(wide) > 1 and last in wide and labels.ndim and labels.shape[-1] > 1:
+        space.keep_some(along(labels, -1), 2)
+    return not wide or last in wide
 
 
 def combination_vanishes(call: Call, operands: Sequence[Value]) -> bool:
