@@ -259,7 +259,7 @@ class LabelSpace:
     def produced_by(self, layer: keras.Operation) -> list[Labels]:
         """Labels of the channels that a layer makes.
 
-        None if it makes none itself, several of recurrent cells on top of each other.
+        None of them if it makes none itself, several sets for recurrent cells on top of each other.
         """
         own = {id(v) for v in layer.weights} if isinstance(layer, keras.Layer) else set()
         return [labels.ravel() for (key, *_), labels in self._produced.items() if key in own]
