@@ -18,7 +18,11 @@ from ridurre.backend.opening import open_call
 from ridurre.errors import FrozenChannelError, ModelError
 from ridurre.testing import check_model, randomise, snapshot
 
-pytestmark = pytest.mark.core
+pytestmark = [
+    pytest.mark.core,
+    # Keras says so of every layer with sub-layers and without a `build` that it loads.
+    pytest.mark.filterwarnings("ignore:.build\\(\\). was called on layer:UserWarning"),
+]
 
 
 def around(*layers, shape=(4, 3), first=6):
@@ -50,7 +54,7 @@ def half_of_every_group(model, seed=0):
 def same_after_loading(model, path, inputs):
     model.save(path)
     loaded = keras.saving.load_model(path)
-    expected, received = (to_numpy(m(inputs, training=False)) for m in (model, loaded))
+    expected, received = (to_numpy(m(inputs)) for m in (model, loaded))
     np.testing.assert_allclose(received, expected, atol=1e-6)
     return loaded
 
@@ -68,7 +72,7 @@ LAYERS = {
     "scaled": (lambda: [own.Scaled()], {"before": 6, "scaled": 5}),
     "residual": (lambda: [L.Reshape((2, 2, 6)), own.Residual(3), L.Flatten()], None),
     "encoder": (lambda: [own.Encoder(2, 3, 5)], None),
-    "lambda": (lambda: [L.Lambda(lambda x: ops.relu(x) * 2)], {"before": 6}),
+    "lambda": (lambda: [L.Lambda(lambda x: abs(x) * 2)], {"before": 6}),
     "subclass of dense": (lambda: [own.register(type("Mine", (L.Dense,), {}))(5)], None),
 }
 
@@ -162,12 +166,12 @@ def test_other_sizes_reload_where_ridurre_is_imported(tmp_path):
 def test_smaller_layers_become_smaller_still_and_train_on(tmp_path):
     model = around(own.Block(6), own.Block(6))
     x = data(model, 8)
-    for seed in range(3):
+    for seed in range(2):
         _, plan = half_of_every_group(model, seed)
         smaller = plan.exec()
         assert ridurre.verify(model, smaller, plan) < 1e-4
         model = same_after_loading(smaller, tmp_path / "model.keras", x)
-        if min(g.size for g in ridurre.DependencyGraph(model).groups) < 2:
+        if not ridurre.DependencyGraph(model).groups:
             break
     before = [to_numpy(v) for v in model.trainable_variables]
     model.compile("sgd", "mse")
