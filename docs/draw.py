@@ -2,7 +2,7 @@
 
     python docs/draw.py
 
-A test holds the pictures in `docs/pictures/` to what this writes.
+A test holds the files in `docs/drawn/` to what this writes.
 """
 
 from pathlib import Path
@@ -12,11 +12,10 @@ import numpy as np
 
 import ridurre
 
-FOLDER = Path(__file__).parent / "drawn"
+FOLDER = Path(__file__).resolve().parent / "drawn"
 CELL = 16
 HUES = (205, 25)  # one per group
-GREY = "#d5d5d5"
-GONE = "#ffffff"
+FIXED, BODY, GONE = "#d5d5d5", "#f0f4f4", "#fff"
 
 
 def network() -> keras.Model:
@@ -31,103 +30,108 @@ def network() -> keras.Model:
     return keras.Model(inputs, layers.Dense(2, name="head")(x))
 
 
-def picture(name: str, width: int, height: int, parts: list[str]) -> None:
-    """Write one file; white behind it, for readers in the dark."""
-    text = "\n".join(parts)
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{name}.svg").write_text(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" font-family="sans-serif" font-size="11">\n'
-        f'<rect width="{width}" height="{height}" rx="6" fill="#fff"/>\n{text}\n</svg>\n',
-        encoding="utf-8",
-    )
-
-
-def words(x: float, y: float, text: str, more: str = "") -> str:
-    return f'<text x="{x:g}" y="{y:g}" fill="#222" {more}>{text}</text>'.replace(" >", ">")
-
-
-def cell(x: float, y: float, fill: str, title: str = "", text: str = "") -> str:
-    """A square, dashed where nothing is left in it."""
-    line = '#bbb" stroke-dasharray="2 2' if fill == GONE else "#555"
-    square = (
-        f'<rect x="{x:g}" y="{y:g}" width="{CELL}" height="{CELL}" fill="{fill}" stroke="{line}">'
-        f"<title>{title}</title></rect>"
-    )
-    middle = words(x + CELL / 2, y + 11.5, text, 'text-anchor="middle" font-size="9"')
-    return square + (middle if text else "")
-
-
-def shade(group: int, unit: int, size: int) -> str:
-    """A group has a hue, its units differ in lightness."""
-    return f"hsl({HUES[group]},70%,{45 + 40 * unit / max(1, size - 1):.0f}%)"
-
-
 class Colours:
-    """The colour of every label, and of every position of every kernel."""
+    """The colour of every label, and of every position along the axes of kernels."""
 
     def __init__(self, graph: ridurre.DependencyGraph) -> None:
         self.by_label: dict[int, str] = {}
         self.by_axis: dict[tuple[str, int], list[str]] = {}
         for group in graph.groups:
             for member in group.members:
-                colours = [shade(group.index, u, group.size) for u in member.units]
+                colours = [shade(group, unit) for unit in member.units]
                 self.by_axis[member.weight.variable.path, member.weight.axis] = colours
                 self.by_label |= dict(zip(member.weight.labels.ravel(), colours, strict=True))
 
-    def axis(self, kernel: keras.Variable, axis: int) -> list[str]:
-        return self.by_axis.get((kernel.path, axis), [GREY] * kernel.shape[axis])
+    def along(self, kernel: keras.Variable, axis: int) -> list[str]:
+        return self.by_axis.get((kernel.path, axis), [FIXED] * kernel.shape[axis])
 
 
-def draw_labels(graph: ridurre.DependencyGraph, colours: Colours) -> None:
+def shade(group: ridurre.Group, unit: int) -> str:
+    """A group has a hue, its units differ in lightness."""
+    return f"hsl({HUES[group.index]},70%,{45 + 40 * unit / (group.size - 1):.0f}%)"
+
+
+def words(x: float, y: float, text: str, style: str = "") -> str:
+    return f'<text x="{x:g}" y="{y:g}"{style}>{text}</text>'
+
+
+def square(x: float, y: float, fill: str) -> str:
+    """A square, dashed where nothing is left."""
+    line = '#bbb" stroke-dasharray="2' if fill == GONE else "#555"
+    return f'<rect x="{x}" y="{y}" width="{CELL}" height="{CELL}" fill="{fill}" stroke="{line}"/>'
+
+
+def svg(width: float, height: float, parts: list[str]) -> str:
+    """A file's content; white behind it, for readers in the dark."""
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+            f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11" fill="#222">',
+            f'<rect width="{width}" height="{height}" rx="6" fill="#fff"/>',
+            *parts,
+            "</svg>\n",
+        ]
+    )
+
+
+def draw_labels(graph: ridurre.DependencyGraph, colours: Colours) -> str:
     """What stands on every tensor after the run on labels."""
     parts, y = [], 12
     for call in graph.trace.calls:
-        labels = call.outputs[0].labels.ravel()
         parts.append(words(12, y + 12, f"{call.name} ({call.kind})"))
-        for i, label in enumerate(labels):
-            fill = colours.by_label.get(label, GREY)
-            parts.append(cell(210 + i * (CELL + 4), y, fill, f"label {label}", str(label)))
+        for i, label in enumerate(call.outputs[0].labels.ravel()):
+            x = 210 + i * (CELL + 4)
+            parts.append(square(x, y, colours.by_label.get(label, FIXED)))
+            style = ' text-anchor="middle" font-size="9"'
+            parts.append(words(x + CELL / 2, y + 11.5, str(label), style))
         y += CELL + 8
-    picture("labels", 360, y + 6, parts)
+    return svg(360, y + 6, parts)
 
 
-def matrices(graph: ridurre.DependencyGraph, colours: Colours, plan=None) -> list[str]:
-    """Every kernel as inputs (downwards) × outputs, coloured by what its outputs belong to.
+def draw_kernels(
+    graph: ridurre.DependencyGraph, colours: Colours, plan: ridurre.PruningPlan | None = None
+) -> str:
+    """Every kernel as inputs (downwards) × outputs; what a plan takes is empty.
 
-    Left of a kernel and above it stand the channels that index it; what a plan takes is empty.
+    Left of it and above it stand the channels that index it.
     """
     parts, x = [], 30
     for layer in graph.model.layers:
-        if not layer.weights:
-            continue
-        kernel = layer.kernel
-        rows, columns = (colours.axis(kernel, len(kernel.shape) - n) for n in (2, 1))
-        removed = plan.removed.get(kernel.path, {}) if plan else {}
-        gone = [
-            set(np.asarray(removed.get(len(kernel.shape) - n, ())).tolist()) for n in (2, 1)
-        ]
-        parts.append(words(x, 20, layer.name, 'font-weight="bold"'))
-        heads = [(i, -1, c) for i, c in enumerate(rows)] + [(-1, j, c) for j, c in enumerate(columns)]
-        for i, j, fill in heads:
-            parts.append(cell(x + j * CELL, 50 + i * CELL, fill, "fixed" if fill == GREY else ""))
-        for i in range(len(rows)):
-            for j in range(len(columns)):
-                lost = i in gone[0] or j in gone[1]
-                parts.append(cell(x + j * CELL + 4, 54 + i * CELL, GONE if lost else "#f0f4f4"))
-        x += (len(columns) + 2) * CELL + 14
-    return [*parts, f"<!-- {x} -->"]
+        if layer.weights:
+            parts.append(words(x, 20, layer.name, ' font-weight="bold"'))
+            parts += draw_kernel(x, 50, layer.kernel, colours, plan)
+            x += (layer.kernel.shape[-1] + 2) * CELL + 14
+    return svg(x, 60 + 7 * CELL + 8, parts)
 
 
-def main() -> None:
-    keras.utils.clear_session()
+def draw_kernel(
+    x: int, y: int, kernel: keras.Variable, colours: Colours, plan: ridurre.PruningPlan | None
+) -> list[str]:
+    axes = len(kernel.shape) - 2, len(kernel.shape) - 1
+    rows, columns = (colours.along(kernel, axis) for axis in axes)
+    removed = plan.removed.get(kernel.path, {}) if plan else {}
+    gone = np.zeros(tuple(kernel.shape[axis] for axis in axes), bool)
+    gone[removed.get(axes[0], [])] = True
+    gone[:, removed.get(axes[1], [])] = True
+    parts = [square(x - CELL, y + i * CELL, colour) for i, colour in enumerate(rows)]
+    parts += [square(x + j * CELL, y - CELL, colour) for j, colour in enumerate(columns)]
+    for i, j in np.ndindex(*gone.shape):
+        parts.append(square(x + j * CELL + 4, y + i * CELL + 4, GONE if gone[i, j] else BODY))
+    return parts
+
+
+def main(folder: Path = FOLDER) -> None:
+    """Write all pictures."""
     graph = ridurre.DependencyGraph(network())
     colours = Colours(graph)
-    draw_labels(graph, colours)
-    width, height = 30 + (5 + 7 + 5 + 2 + 2 * 4) * CELL + 4 * 14, 60 + 7 * CELL + 8
-    picture("groups", width, height, matrices(graph, colours))
-    plan = graph.get_pruning_plan("stem", idxs=[1, 3])
-    picture("plan", width, height, matrices(graph, colours, plan))
+    pictures = {
+        "labels": draw_labels(graph, colours),
+        "groups": draw_kernels(graph, colours),
+        "plan": draw_kernels(graph, colours, graph.get_pruning_plan("stem", idxs=[1, 3])),
+    }
+    folder.mkdir(exist_ok=True)
+    for name, text in pictures.items():
+        (folder / f"{name}.svg").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
