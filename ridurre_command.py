@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -11,11 +12,11 @@ from collections.abc import Iterator
 def main() -> None:
     """Run the command line; Ctrl-C while Keras is being imported ends it like any later one."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        with _silent_libraries():
-            from ridurre.cli import main as commands  # noqa: PLC0415
-    except KeyboardInterrupt:
-        sys.exit(130)
+    # At once, as there is nothing to clean up yet: some libraries go on after a KeyboardInterrupt.
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    with _silent_libraries():
+        from ridurre.cli import main as commands  # noqa: PLC0415
+    signal.signal(signal.SIGINT, before)
     commands(prog_name="ridurre")
 
 

@@ -55,7 +55,7 @@ def _possible(
     """Of the units that could go, those that can go by themselves; one of each group stays."""
     found = {}
     for group, gone in wanted.items():
-        units = np.flatnonzero(gone)[: group.size - 1]
+        units = np.flatnonzero(gone)[: group.size - group.least]
         if len(units) and _alone(graph, group, units):
             found[group] = units
     return found

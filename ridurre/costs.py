@@ -17,7 +17,7 @@ from ridurre.backend import bytes_per_number, parameters_of
 from ridurre.checks import check_choice
 from ridurre.graph import ChannelGraph, Labels, Value, along
 from ridurre.graph.labels import varying
-from ridurre.graph.rules import Call, rule_for
+from ridurre.graph.rules import Call, Work, rule_for
 
 
 @dataclass(frozen=True)
@@ -125,23 +125,25 @@ def _by_call(graph: ChannelGraph) -> list[list[Product]]:
     ]
 
 
-def elements(graph: ChannelGraph, operand: keras.Variable | Value, times: float) -> Product:
+def elements(graph: ChannelGraph, operand: keras.Variable | Value, times: int) -> Product:
     """`times` the number of elements of a weight, or of a tensor without its batch axis."""
+    return _product(graph, Work(operand, times))
+
+
+def _product(graph: ChannelGraph, work: Work) -> Product:
+    operand, sizes = work.operand, work.sizes
     if isinstance(operand, Value):
-        labels = operand.labels
-        axes = {a: along(labels, a) for a in varying(labels) if a > 0}
-        sizes = {a: n or 0 for a, n in enumerate(operand.shape) if a > 0}
+        axes = {a: along(operand.labels, a) for a in varying(operand.labels) if a in sizes}
     else:
-        sizes = dict(enumerate(operand.shape))
         weights = ((a, graph.trace.space.weights.get((id(operand), a))) for a in sizes)
         axes = {a: w.labels for a, w in weights if w is not None}
     constant = math.prod(n for a, n in sizes.items() if a not in axes)
-    return Product(times * constant, tuple(axes.values()))
+    return Product(work.times * constant, tuple(axes.values()))
 
 
 def work_of(graph: ChannelGraph, call: Call) -> list[Product]:
     """The multiply-accumulates of one call for one sample."""
-    return [elements(graph, w.operand, w.times) for w in rule_for(call.operation).work(call)]
+    return [_product(graph, w) for w in rule_for(call.operation).work(call)]
 
 
 def _macs(graph: ChannelGraph) -> list[Product]:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import to_numpy
-from ridurre.backend.opening import inputs_of
+from ridurre.backend.models import inputs_of
 from ridurre.errors import RequestError
 
 
@@ -236,7 +236,8 @@ def random_inputs(
     """Random inputs in the structure that the model takes.
 
     Args:
-        model: its inputs give structure, shapes and types; integers are 0 or 1.
+        model: its inputs give structure, shapes and types; integers are 0 or 1, the first of
+            several in a row 1 (a row of nothing but padding may have no mean).
         batch_size: samples, where the batch size is open.
         input_shape: shape of one sample, for models with one input.
         open_size: size of axes that the model leaves open.
@@ -248,7 +249,10 @@ def random_inputs(
         sample = input_shape or tuple(n or open_size for n in tensor.shape[1:])
         shape = (tensor.shape[0] or batch_size, *sample)
         if "int" in tensor.dtype or tensor.dtype == "bool":
-            return rng.integers(0, 2, shape).astype(tensor.dtype)
+            found = rng.integers(0, 2, shape)
+            if shape[-1] > 1:
+                found[..., 0] = 1
+            return found.astype(tensor.dtype)
         return to_numpy(keras.ops.cast(rng.normal(size=shape).astype("float32"), tensor.dtype))
 
     return keras.tree.map_structure(one, inputs_of(model))

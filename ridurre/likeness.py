@@ -7,14 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import FunctionalGraph, Node, own_variables
+from ridurre.backend import FunctionalGraph, Node, own_variables, settings_of
 from ridurre.graph.rules.merging import is_array
 from ridurre.graph.rules.slicing import full_key
 
 #: Operations whose results are told by their shapes, given their input.
 BY_SHAPE = frozenset({"Reshape", "Ravel", "BroadcastTo", "Split", "ArraySplit", "Squeeze"})
-#: What operations keep that says nothing of what they compute.
-BOOKS = frozenset({"name", "_inbound_nodes", "_outbound_nodes", "_remat_mode", "_auto_config"})
 
 
 def alike(
@@ -98,7 +96,7 @@ def _like_values(a: Any, b: Any, twins: dict[int, int]) -> bool:
 
 
 def _like_settings(a: Any, b: Any) -> bool:
-    settings = [{k: v for k, v in vars(x).items() if k not in BOOKS} for x in (a, b)]
+    settings = [settings_of(x) for x in (a, b)]
     if settings[0].keys() != settings[1].keys():
         return False
     return all(_like_values(_plain(v), _plain(settings[1][k]), {}) for k, v in settings[0].items())

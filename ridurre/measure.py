@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 
@@ -25,7 +26,7 @@ from ridurre.backend import (
     run_compiled,
     view_of,
 )
-from ridurre.backend.opening import inputs_of
+from ridurre.backend.models import inputs_of
 from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError
 from ridurre.forward import Forward, Step, run_call
@@ -34,6 +35,9 @@ from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.trace import Trace
 from ridurre.progress import track
 from ridurre.tables import aligned
+
+#: The weights in a ``.keras`` file.
+_WEIGHTS = "model.weights.h5"
 
 
 @dataclass(frozen=True)
@@ -169,8 +173,42 @@ def zipped_size(model: keras.Model) -> int:
 
 def _save(model: keras.Model, folder: str) -> Path:
     path = Path(folder) / "model.keras"
-    keras.saving.save_model(model, path, include_optimizer=False)
+    keras.saving.save_model(model, path)
+    if getattr(model, "optimizer", None) is not None:
+        drop_optimizer(path)
     return path
+
+
+def drop_optimizer(path: Path, *, keep_scalars: bool = False) -> None:
+    """Take an optimizer's state out of a ``.keras`` file; Keras has no option for that.
+
+    Args:
+        path: of the file.
+        keep_scalars: keep its step and learning rate, without which Keras does not load the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole, part = Path(folder) / "whole", Path(folder) / "part"
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            archive.extractall(whole)
+        with h5py.File(whole / _WEIGHTS) as source, h5py.File(part, "w") as target:
+            for name in source.keys() - {"optimizer"}:
+                source.copy(name, target)
+            if keep_scalars:
+                _copy_scalars(source["optimizer"], target.create_group("optimizer"))
+        part.replace(whole / _WEIGHTS)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.write(whole / name, name)
+
+
+def _copy_scalars(source: Any, target: Any) -> None:
+    """Copy an HDF5 group but for its arrays."""
+    for name, item in source.items():
+        if isinstance(item, h5py.Group):
+            _copy_scalars(item, target.create_group(name))
+        elif not item.shape:
+            source.copy(name, target)
 
 
 def _with_input_shape(model: keras.Model, input_shape: tuple[int, ...]) -> keras.Model:
@@ -229,7 +267,7 @@ def _count_nonzero(variable: keras.Variable) -> int:
 
 
 def _nonzero_macs(work: Work) -> int:
-    weight = isinstance(work.operand, keras.Variable)
+    weight = isinstance(work.operand, keras.Variable) and work.axes is None
     return work.times * _count_nonzero(work.operand) if weight else work.macs
 
 

@@ -297,10 +297,12 @@ class Planner:
                     f"This would remove every channel ({weight.channels} {_ROLES[weight.role]}) "
                     f"of layer {weight.layer!r} ({weight.kind}). At least one has to stay."
                 )
-        if not all(alive[part].any() for part in self.space.parts):
-            raise RequestError(
-                "This would remove every channel of a slice of a tensor. At least one has to stay."
-            )
+        for labels, least in self.space.parts:
+            if alive[labels.reshape(len(labels), -1)].any(axis=1).sum() < least:
+                raise RequestError(
+                    "This would remove every channel of a slice of a tensor, or all but one where "
+                    f"that is not enough. At least {least} of {len(labels)} have to stay."
+                )
 
     def _inexact(self, alive: np.ndarray) -> tuple[str, ...]:
         names = []

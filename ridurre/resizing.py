@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from ridurre.backend.opening import (
+from ridurre.backend.state import (
     builds_itself,
     children_of,
     recount,

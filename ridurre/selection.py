@@ -81,8 +81,11 @@ def streams_of(graph: ChannelGraph) -> set[int]:
 
 
 def topology(group: Group) -> Hashable:
-    """Groups are isomorphic if the same kinds of layers read, make and pass their channels."""
-    return tuple(sorted((m.weight.kind, m.weight.role) for m in group.members))
+    """Groups are isomorphic if the same kinds of layers read, make and pass their channels.
+
+    And do it along the same axes: the heads of an attention layer are not the size of a head.
+    """
+    return tuple(sorted((m.weight.kind, m.weight.role, m.weight.axis) for m in group.members))
 
 
 class Origin:
@@ -239,7 +242,9 @@ class Ranking:
         if limits.streams == "leave" and key in self._origin.streams:
             return 0
         size = self._origin.size(group)
-        stay = max(limits.min_channels, math.ceil(round(size * limits.min_fraction, 9)))
+        stay = max(
+            group.least, limits.min_channels, math.ceil(round(size * limits.min_fraction, 9))
+        )
         finite = int(np.isfinite(self._scores[group.index]).sum())
         return max(0, min(group.size - stay, finite))
 

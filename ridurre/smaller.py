@@ -19,15 +19,8 @@ import keras
 import numpy as np
 
 from ridurre.backend import FunctionalGraph, infer, own_variables, recreate, to_numpy
-from ridurre.backend.opening import (
-    Opened,
-    build_on,
-    forgetting_calls,
-    graph_between,
-    open_call,
-    weights_made_by,
-    with_masks,
-)
+from ridurre.backend.opening import Opened, forgetting_calls, graph_between, open_call
+from ridurre.backend.state import build_on, weights_made_by, with_masks
 from ridurre.graph.labels import Value, varying
 from ridurre.graph.rules import Call, Kept
 from ridurre.likeness import alike, nameless

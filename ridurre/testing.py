@@ -16,6 +16,7 @@ from ridurre.backend import node_counts, to_numpy
 from ridurre.data import random_inputs
 from ridurre.dependency import DependencyGraph
 from ridurre.errors import FrozenChannelError, RequestError, RuleError
+from ridurre.graph import Group
 from ridurre.plan import PruningPlan
 from ridurre.verification import outputs_of, verify
 
@@ -149,15 +150,19 @@ def _has_lambda(model: keras.Model) -> bool:
     return any(isinstance(x, keras.layers.Lambda) for x in model.layers)
 
 
-def _requests(graph: DependencyGraph) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every proper subset of the output channels of every layer that makes channels."""
+def _requests(graph: DependencyGraph) -> Iterator[tuple[str | Group, tuple[int, ...]]]:
+    """Every proper subset of the output channels of every layer that makes channels.
+
+    And of the units of groups that are no layer's output (the heads inside an attention layer).
+    """
     made = {w.layer for w in graph.trace.space.weights.values() if w.role == "out"}
-    for name in graph.layers:
-        if name in made:
-            size = len(graph.channels(name))
-            for count in range(1, size):
-                for indices in itertools.combinations(range(size), count):
-                    yield name, indices
+    sizes: dict[str | Group, int] = {n: len(graph.channels(n)) for n in graph.layers if n in made}
+    outer = {int(c) for n in sizes for c in graph.solution.soft[graph.channels(str(n))]}
+    sizes |= {g: g.size for g in graph.groups if outer.isdisjoint(g.components.tolist())}
+    for target, size in sizes.items():
+        for count in range(1, size):
+            for indices in itertools.combinations(range(size), count):
+                yield target, indices
 
 
 def _check_plan(

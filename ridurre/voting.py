@@ -40,7 +40,7 @@ def merge_votes(graph: ChannelGraph, votes: Mapping[str, Iterable[int]]) -> dict
         ballots = [b for b in asked if b is not None]
         if not ballots:
             continue
-        count = min(group.size - 1, *(int(b.sum() + 1e-9) for b in ballots))
+        count = min(group.size - group.least, *(int(b.sum() + 1e-9) for b in ballots))
         if count:
             total = np.round(np.sum(ballots, axis=0), 9)
             size = np.sum(group_norms(graph, group, known=norms), axis=0)

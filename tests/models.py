@@ -170,6 +170,50 @@ def channels_first() -> keras.Model:
     return keras.Model(inputs, L.Dense(2, name="head")(L.Concatenate()([pooled, flat])))
 
 
+def places(like: Tensor, width: int) -> Tensor:
+    """A vector for every position of a tensor ``(batch, positions)``."""
+    numbers = ops.cumsum(ops.ones_like(like, dtype="int32"), axis=1) - 1
+    return L.Embedding(like.shape[1], width, name="places")(numbers)
+
+
+def encoder(x: Tensor, heads: int, size: int, wide: int, name: str, *, before: bool) -> Tensor:
+    """A block of a transformer, normalised before or behind its two parts."""
+
+    def norm(x: Tensor, part: str) -> Tensor:
+        return L.LayerNormalization(epsilon=1e-3, name=f"{name}_{part}_norm")(x)
+
+    attention = L.MultiHeadAttention(heads, size, name=f"{name}_attention")
+    y = norm(x, "attention") if before else x
+    y = L.Add(name=f"{name}_attended")([x, attention(y, y)])
+    x = y if before else norm(y, "attention")
+    y = norm(x, "mlp") if before else x
+    y = L.Dense(wide, activation="gelu", name=f"{name}_wide")(y)
+    y = L.Add(name=f"{name}_added")([x, L.Dense(x.shape[-1], name=f"{name}_narrow")(y)])
+    return y if before else norm(y, "mlp")
+
+
+def vit(width: int = 12, heads: int = 3, size: int = 4, wide: int = 20) -> keras.Model:
+    """A vision transformer: patches, positions, two blocks, the average of all positions."""
+    inputs = keras.Input((8, 12, 3), name="picture")
+    x = L.Conv2D(width, 4, 4, name="patches")(inputs)
+    x = L.Reshape((6, width))(x)
+    x = x + places(ops.reshape(inputs[:, ::4, ::4, 0], (-1, 6)), width)
+    for block in ("one", "two"):
+        x = encoder(x, heads, size, wide, block, before=True)
+    x = L.LayerNormalization(name="last_norm")(x)
+    return keras.Model(inputs, L.Dense(5, name="head")(L.GlobalAveragePooling1D()(x)), name="vit")
+
+
+def bert(width: int = 10, heads: int = 2, size: int = 3, wide: int = 14) -> keras.Model:
+    """A text encoder: tokens (0 is padding) and positions, normalised behind every part."""
+    inputs = keras.Input((7,), dtype="int32", name="tokens")
+    tokens = L.Embedding(11, width, mask_zero=True, name="words")(inputs)
+    x = L.LayerNormalization(name="first_norm")(tokens + places(inputs, width))
+    for block in ("one", "two"):
+        x = encoder(x, heads, size, wide, block, before=False)
+    return keras.Model(inputs, L.Dense(4, activation="tanh", name="pooled")(x[:, 0]), name="bert")
+
+
 NETWORKS: dict[str, Callable[[], keras.Model]] = {
     f.__name__: f
     for f in (

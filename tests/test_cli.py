@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path / "data.npz", x=rng.normal(size=(20, 6, 8, 3)).astype("float32"),
         y=rng.integers(0, 2, 20),
     )  # fmt: skip
+    whole = (path / "model.keras").read_bytes()
+    (path / "cut.keras").write_bytes(whole[: len(whole) // 2])
+    (path / "flipped.keras").write_bytes(
+        bytes(byte ^ 255 if i == len(whole) // 2 else byte for i, byte in enumerate(whole))
+    )
     (path / "broken.keras").write_bytes(b"PK\x03\x04 and then nothing of use")
     inputs = keras.Input((3,))
     keras.Model(inputs, L.Dense(2)(L.Lambda(lambda t: t * 2)(inputs))).save(path / "code.keras")
@@ -123,6 +129,26 @@ def test_prune_as_a_user_calls_it(folder: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_an_optimizer_that_was_never_used_takes_no_space(folder: Path, tmp_path: Path) -> None:
+    model = keras.saving.load_model(folder / "model.keras")
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.save(tmp_path / "fresh.keras")
+    data = np.load(folder / "data.npz")
+    model.fit(data["x"], data["y"], verbose=0)
+    model.save(tmp_path / "trained.keras")
+    states = []
+    for name in ("fresh", "trained"):
+        output = tmp_path / f"{name}_small.keras"
+        done = call(folder, "prune", tmp_path / f"{name}.keras", "-o", output, "--amount", 0.4)
+        assert done.exit_code == 0, done.stderr
+        assert output.stat().st_size < (tmp_path / f"{name}.keras").stat().st_size
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Skipping variable loading for optimizer")
+            states.append(keras.saving.load_model(output).optimizer)
+    assert [int(keras.ops.convert_to_numpy(o.iterations)) for o in states] == [0, 1]
+    assert any(np.any(keras.ops.convert_to_numpy(v)) for v in states[1].variables[2:])
+
+
 def _macs(model: keras.Model) -> int:
     return ridurre.model_complexity(model).macs or 0
 
@@ -189,6 +215,20 @@ def test_a_dry_run_writes_nothing(folder: Path, tmp_path: Path) -> None:
     assert "a (Conv2D): 2 of 5 output channels" in done.stdout
     assert files(tmp_path) == set()
     assert files(folder) == before
+
+
+def test_a_dry_run_reports_what_would_go(folder: Path, tmp_path: Path) -> None:
+    done = call(
+        folder, "prune", "model.keras", "--target", "macs=0.6", "--dry-run", "--report",
+        tmp_path / "page.json", "--verify", "--round-to", 2, "--exclude", "^b$", "--data",
+        "data.npz", "--criterion", "apoz", "--scope", "global", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert files(tmp_path) == {"page.json"}
+    facts, page = json.loads(done.stdout), json.loads((tmp_path / "page.json").read_text("utf-8"))
+    assert facts["output"] is None
+    assert page["pruned"]["macs"] == facts["after"]["macs"] < facts["before"]["macs"]
+    assert {x["name"]: x["status"] for x in page["layers"]}["b"] == "left"
 
 
 def test_code_in_a_model_file_does_not_run_unasked(folder: Path, tmp_path: Path) -> None:
@@ -327,15 +367,26 @@ def test_sensitivity_as_a_user_calls_it(folder: Path, tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["prune", "absent.keras", "-o", "x.keras", "--amount", "0.3"], 2, "does not exist"),
-        (["prune", "broken.keras", "-o", "x.keras", "--amount", "0.3"], 1, "cannot load 'broken"),
+        (["prune", "broken.keras", "-o", "x.keras", "--amount", "0.3"], 1, "no whole .keras"),
+        (["prune", "cut.keras", "-o", "x.keras", "--amount", "0.3"], 1, "no whole .keras file"),
+        (["prune", "flipped.keras", "-o", "x.keras", "--amount", "0.3"], 1, "cannot load 'flip"),
+        (["compare", "model.keras", "cut.keras"], 1, "no whole .keras file"),
+        (["inspect", "."], 2, "is a directory"),
         (["prune", "data.npz", "-o", "x.keras", "--amount", "0.3"], 1, "cannot load 'data.npz'"),
         (["prune", "model.keras", "-o", "x.keras"], 2, "--target"),
         (["prune", "model.keras", "--amount", "0.3"], 2, "--output"),
         (["prune", "model.keras", "-o", "x.h5", "--amount", "0.3"], 1, "ends in .keras"),
         (["prune", "model.keras", "-o", "x.keras", "--amount", "3"], 1, "amount"),
-        (["prune", "model.keras", "-o", "x.keras", "--target", "mac=1"], 1, "macs, memory"),
-        (["prune", "model.keras", "-o", "x.keras", "--target", "macs=much"], 1, "a number"),
-        (["prune", "model.keras", "-o", "x.keras", "--target", "macs=nan"], 1, "a number"),
+        (["prune", "model.keras", "-o", "x.keras", "--target", "mac=1"], 2, "macs, memory"),
+        (["prune", "model.keras", "-o", "x.keras", "--target", "macs=much"], 2, "a number"),
+        (["prune", "model.keras", "-o", "x.keras", "--target", "macs=nan"], 2, "a number"),
+        (["prune", "model.keras", "-o", "x.keras", "--target", "macs=0"], 2, "in (0, 1]"),
+        (["prune", "model.keras", "-o", "x.keras", "--target", "macs=0.5", "--amount", "0.3"], 2,
+         "not both"),
+        (["prune", "model.keras", "--amount", "0.3", "--dry-run", "--report", "x.txt"], 1,
+         "ends in .html"),
+        (["report", ".", "--metric", "accuracy"], 2, "--metric needs --loss"),
+        (["report", ".", "--loss", "mse"], 2, "--loss needs --data"),
         (["prune", "model.keras", "-o", "x.keras", "--target", "params=3"], 1, "reach"),
         (["prune", "model.keras", "-o", "model.keras", "--amount", "0.3"], 1, "--force"),
         (["prune", "model.keras", "-o", "no/x.keras", "--amount", "0.3"], 1, "does not exist"),
@@ -368,9 +419,35 @@ def test_bad_input_is_told_in_a_line(
     assert not (folder / "x.keras").exists()
 
 
-def test_a_file_that_cannot_be_written(folder: Path) -> None:
-    done = run(folder, "prune", "model.keras", "-o", "/proc/small.keras", "--amount", "0.3")
-    assert "/proc" in complaint(done, 1)
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="there is no folder for sure")
+@pytest.mark.parametrize("page", [None, "/proc/page.html"])
+def test_a_file_that_cannot_be_written(folder: Path, tmp_path: Path, page: str | None) -> None:
+    """Not even by the superuser; that is found out before any work."""
+    output = tmp_path / "x.keras" if page else "/proc/small.keras"
+    asked = ("prune", "broken.keras", "-o", output, "--amount", "0.3")
+    done = run(folder, *asked, *(["--report", page] if page else []))
+    assert "'/proc' cannot be written to" in complaint(done, 1)
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limits of a process")
+@pytest.mark.parametrize(
+    ("kilobytes", "left"), [(8, set()), (64, {"small.keras"})], ids=["model", "report"]
+)
+def test_a_full_disk(folder: Path, tmp_path: Path, kilobytes: int, left: set[str]) -> None:
+    """As for a file that grows over the limit of its process, at any place of the writing."""
+    small = tmp_path / "small.keras"
+    asked = ("prune", "model.keras", "-o", small, "--amount", "0.4", "--report",
+             tmp_path / "page.html")  # fmt: skip
+    limited = ["bash", "-c", f'ulimit -f {kilobytes} && exec "$@"', "ridurre"]
+    done = subprocess.run(
+        [*limited, *command(*asked)], cwd=folder, env=environment(folder), capture_output=True,
+        text=True, check=False, timeout=300,
+    )  # fmt: skip
+    name = "page.html" if left else "small.keras"
+    assert f"{name}' could not be written: File too large" in complaint(done, 1)
+    assert files(tmp_path) == left
+    assert not left or keras.saving.load_model(small)
 
 
 def test_debug_shows_where(folder: Path) -> None:

@@ -42,6 +42,8 @@ def two_axes() -> keras.Model:
 
 
 MODELS["two axes"] = two_axes
+MODELS["vit"] = models.vit
+MODELS["bert"] = models.bert
 
 
 def measured(model: keras.Model, kind: str) -> float:

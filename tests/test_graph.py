@@ -377,13 +377,14 @@ def test_a_group_of_another_graph_is_refused() -> None:
 
 
 class Halve(L.Layer):
-    """Keeps the even channels: no rule of this package describes it."""
+    """Keeps the even channels: no rule describes it, and its code is not to be looked into."""
 
     def build(self, input_shape):
         self.scale = self.add_weight(name="scale", shape=(input_shape[-1],))
 
     def call(self, x):
-        return (x * self.scale)[..., ::2]
+        self.last = x * self.scale  # code that keeps its tensors could compute anything
+        return self.last[..., ::2]
 
 
 class HalveRule(ridurre.Rule):

@@ -320,6 +320,15 @@ def test_the_zipped_size_shrinks_with_zeros_and_the_file_does_not():
     assert whole == pytest.approx(part, rel=0.01)  # names of layers are numbered
 
 
+@pytest.mark.parametrize("size", [measure.file_size, measure.zipped_size])
+def test_an_optimizer_does_not_count_in_files(size):
+    model = keras.Sequential([keras.Input((100,)), L.Dense(200)])
+    alone = size(model)
+    model.compile("adam", "mse")
+    model.train_on_batch(np.ones((2, 100)), np.ones((2, 200)))
+    assert size(model) == pytest.approx(alone, abs=2000)  # what it is compiled with is a text
+
+
 # --- latency --------------------------------------------------------------------------------------
 
 

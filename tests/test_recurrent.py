@@ -13,8 +13,10 @@ from keras import ops
 
 import ridurre
 from ridurre.backend import own_variables, to_numpy
+from ridurre.costs import cost_of
 from ridurre.data import random_inputs
 from ridurre.errors import FrozenChannelError
+from ridurre.graph import ChannelGraph
 from ridurre.graph.rules.wrapping import argument
 from ridurre.testing import randomise, snapshot
 
@@ -399,6 +401,9 @@ def test_an_open_length_counts_as_one_step() -> None:
     smaller = ridurre.prune(
         ridurre.ChannelPrune(target=ridurre.MACs(0.5, input_shape=(4, 2))), model
     )
+    graph = ChannelGraph(model)
+    everything = np.ones(graph.trace.space.size, bool)
+    assert cost_of(graph, "macs").total(everything) == (2 + 7) * 21 + (7 + 5) * 20 + 10
     full, left = (ridurre.model_complexity(m, input_shape=(4, 2)).macs for m in (model, smaller))
     assert full == 4 * ((2 + 7) * 21 + (7 + 5) * 20) + 10
     assert 0.35 * full < left <= 0.52 * full
@@ -537,11 +542,11 @@ def test_compact_knows_that_a_state_reads_itself() -> None:
 
 def test_compact_takes_no_state_for_a_constant() -> None:
     inputs, x = sequences()
-    layer = L.LSTM(3, name="cells", return_sequences=True)
+    layer = L.LSTM(3, name="cells")  # at the last step the unit is the same for all inputs
     model = model_of(inputs, layer(x))
     for v in (layer.cell.kernel, layer.cell.recurrent_kernel):
         value = to_numpy(v).copy()
-        value[:, 1::3] = 0  # its gates depend on nothing, and it grows from step to step
+        value[:, 1::3] = 0  # its gates depend on nothing; the other units still read it
         v.assign(value)
     smaller = ridurre.compact(model)
     x = random_inputs(model)

@@ -1,6 +1,7 @@
 """Reports: what is compared, what is said of it, and in which forms."""
 
 import dataclasses
+import importlib
 import json
 import re
 import sys
@@ -205,6 +206,16 @@ def test_any_two_models_can_be_compared(model):
     assert "only in the pruned model" in report.to_markdown()
 
 
+def test_a_model_may_have_grown(model, plan):
+    report = compare(plan.exec(), model)
+    assert {x.name: x.status for x in report.layers if x.channels[0]}["a"] == "grown"
+    assert "1 gained channels" in str(report)
+    assert "cut" not in {x.status for x in report.layers}
+    assert any(g.removed is None for g in report.groups)
+    assert "channels added" in report.to_markdown()
+    assert report.to_html()
+
+
 @pytest.mark.core
 def test_a_model_without_a_graph_is_reported_as_far_as_it_goes(model):
     class Subclassed(keras.Model):
@@ -227,6 +238,18 @@ def test_a_model_without_a_graph_is_reported_as_far_as_it_goes(model):
     assert backwards.nodes == backwards.groups == ()
     for form in (str(report), report.to_markdown(), str(backwards), backwards.to_markdown()):
         assert "subclassed" in form
+
+
+def test_a_model_that_cannot_run_has_no_latency(monkeypatch, model):
+    def fail(_):
+        raise ValueError("not today")
+
+    module = importlib.import_module("ridurre.reports.compare")
+    monkeypatch.setattr(module, "prediction", lambda m: lambda: fail(m))
+    report = ridurre.compare(model, model)
+    assert report.original.latency is None
+    assert [n for n in report.notes if "latency: not today" in n] == list(report.notes)
+    assert len(report.notes) == 2
 
 
 def test_models_of_open_size_have_no_macs_and_no_latency():

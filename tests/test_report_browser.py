@@ -21,6 +21,7 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 EVIL = "<img src=x onerror=alert(1)>"
+SCRIPT = "<script>alert(1)<"
 PHONE = {"width": 375, "height": 800}
 DESKTOP = {"width": 1280, "height": 900}
 
@@ -66,6 +67,13 @@ def net(name: str = "net", head: str = "head") -> keras.Model:
     return keras.Model(inputs, L.Dense(3, name=head)(L.GlobalAveragePooling2D()(x)), name=name)
 
 
+def nested() -> keras.Model:
+    """A layer whose name, behind that of the model that it is in, ends a script."""
+    inputs = keras.Input((4, 4, 2))
+    inner = keras.Sequential([keras.Input((4, 4, 2)), L.Conv2D(5, 3, name="script>")], name=SCRIPT)
+    return keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(inner(inputs))), name="outer")
+
+
 def rounds(model: keras.Model, count: int = 4) -> list[Step]:
     size = ridurre.model_complexity(model)
     left = 1 - 0.12 * np.arange(1, count + 1)
@@ -80,8 +88,8 @@ def rounds(model: keras.Model, count: int = 4) -> list[Step]:
     ]  # fmt: skip
 
 
-def report_on(model: keras.Model) -> ridurre.Report:
-    plan = ridurre.ChannelPrune(0.4).plan(model)
+def report_on(model: keras.Model, **options) -> ridurre.Report:
+    plan = ridurre.ChannelPrune(0.4, **options).plan(model)
     return ridurre.compare(model, plan.exec(), plan=plan, history=rounds(model), latency=False)
 
 
@@ -107,6 +115,8 @@ PAGES = {
     "net": lambda: report_on(net()),
     "resnet": lambda: report_on(resnet18(10)),
     "evil": lambda: report_on(net(EVIL, "<svg onload=alert(1)> & `|`")),
+    "partly": lambda: report_on(net(), protect="conv1"),
+    "script": lambda: report_on(nested()),
     "bare": bare,
 }
 
@@ -161,6 +171,23 @@ def test_the_page_draws_all_its_charts(visit):
         assert marks.count() > 3, name
         assert page.locator(f"[data-chart={name}] svg").bounding_box()["width"] > 200
     assert page.locator(".tile .change").first.inner_text().startswith("−")
+
+
+def test_a_group_without_a_cut_has_no_line(visit):
+    page = visit("partly")
+    rules = page.locator("[data-chart=importances] svg .mark-rule.role-mark line")
+    widths = rules.evaluate_all("all => all.map((r) => Number(r.getAttribute('stroke-width')))")
+    assert sorted(widths) == [0, *[2] * 5]
+
+
+def test_the_picture_of_a_small_network_is_small(visit):
+    heights = [
+        visit(name).locator("[data-chart=network] svg").bounding_box()["height"]
+        for name in ("script", "net", "resnet")
+    ]
+    assert heights == sorted(heights)
+    assert heights[0] < 300
+    assert 500 < heights[2] < 700
 
 
 def test_the_filters_of_the_table_work(visit):
@@ -255,6 +282,16 @@ def test_names_from_a_model_are_text_and_nothing_else(visit):
     tip = page.locator("#vg-tooltip-element.visible", has_text="<svg onload=alert(1)>")
     tip.wait_for()
     assert tip.locator("svg, img").count() == 0
+
+
+def test_a_layer_called_like_a_script_is_text(visit):
+    page = visit("script")
+    name = "<script>alert(1)</script>"
+    assert shown_rows(page)[0] == name
+    page.fill("#node-search", name)
+    page.get_by_text("1 found").wait_for()
+    page.locator("[data-chart=network] .mark-symbol path").nth(1).hover()
+    page.locator("#vg-tooltip-element.visible", has_text=name).wait_for()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -8,12 +8,11 @@ which tensors, with which arguments). What is needed of the private one is wrapp
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import types
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -149,11 +148,8 @@ def check_model(model: object) -> None:
             f"The model {model.name!r} is not built, so its layers have no channels yet. Start it "
             "with keras.Input(shape), or call model.build(input_shape) first."
         )
-    if not model.built:
-        raise ModelError(
-            f"The model {model.name!r} ({type(model).__name__}) is not built, so its layers have "
-            "no channels yet. Call it once on a batch of data first."
-        )
+    if not has_graph(model):
+        _check_code(model)
     for layer in model._flatten_layers():
         if getattr(layer, "quantization_mode", None) is not None:
             raise ModelError(
@@ -166,6 +162,22 @@ def check_model(model: object) -> None:
                 "Merge it first: build the model without LoRA and assign `layer.kernel`, which "
                 "Keras returns merged, to the new layer's kernel."
             )
+
+
+def _check_code(model: keras.Model) -> None:
+    """Refuse a model without a graph whose code cannot be looked into."""
+    name = f"The model {model.name!r} ({type(model).__name__})"
+    if isinstance(model, Functional | keras.Sequential):
+        raise ModelError(
+            f"{name} is a Functional or Sequential model with a `call` of its own, so that its "
+            "graph does not say what it computes. Write it as a plain keras.Model with layers as "
+            "attributes, or as keras.Model(inputs, outputs) without a `call`."
+        )
+    if not model.built:
+        raise ModelError(
+            f"{name} is not built, so its layers have no channels yet. Call it once on a batch of "
+            "data first."
+        )
 
 
 def input_source(tensor: keras.KerasTensor) -> keras.layers.InputLayer:
@@ -198,6 +210,12 @@ def library_operation(operation: keras.Operation) -> str | None:
     if isinstance(operation, keras.Layer) or not cls.__module__.startswith("keras.src."):
         return None
     return cls.__name__
+
+
+def settings_of(operation: keras.Operation) -> dict[str, Any]:
+    """What an operation of ``keras.ops`` was made with, by the names of its arguments."""
+    books = {"name", "_inbound_nodes", "_outbound_nodes", "_remat_mode", "_auto_config"}
+    return {k: v for k, v in vars(operation).items() if k not in books}
 
 
 def is_functional_like(cls: type) -> bool:
@@ -289,6 +307,27 @@ def shape_of(variable: keras.Variable) -> tuple[int, ...]:
     return variable._shape
 
 
+class AttentionParts(NamedTuple):
+    """The projections inside an attention layer; Keras has public names for some of them only."""
+
+    query: keras.layers.EinsumDense
+    key: keras.layers.EinsumDense
+    value: keras.layers.EinsumDense
+    output: keras.layers.EinsumDense
+    gate: keras.layers.EinsumDense | None
+
+
+def attention_parts(layer: keras.Layer) -> AttentionParts:
+    """The projections of a MultiHeadAttention or GroupQueryAttention that was built."""
+    names = ("query", "key", "value", "output", "gate")
+    return AttentionParts(*(getattr(layer, f"_{name}_dense", None) for name in names))
+
+
+def attention_kernel(layer: keras.Layer) -> dict[str, Any]:
+    """What the configuration of an attention layer leaves out: the kernel that it asks for."""
+    return {"flash_attention": True} if layer._flash_attention else {}
+
+
 def all_layers(layer: keras.Layer) -> list[keras.Layer]:
     """All layers inside a layer or model, at every depth, outer ones first."""
     return list(layer._flatten_layers(include_self=False, recursive=True))
@@ -325,24 +364,6 @@ def build_shape(layer: keras.Layer) -> tuple[int | None, ...]:
     return tuple(config["input_shape"])
 
 
-def copy_hidden_state(old: keras.Layer, new: keras.Layer) -> None:
-    """Copy what a layer (or one inside it) knows besides its variables, as saving to a file does.
-
-    An adapted Normalization computes constants when its variables are loaded; a StringLookup keeps
-    its vocabulary in a file of its own.
-    """
-    pairs = zip([old, *all_layers(old)], [new, *all_layers(new)], strict=True)
-    for a, b in pairs:
-        if type(a).load_own_variables is not keras.Layer.load_own_variables:
-            store: dict[str, Any] = {}
-            a.save_own_variables(store)  # variables: JAX would let both layers hold the same array
-            b.load_own_variables({key: np.array(to_numpy(v)) for key, v in store.items()})
-        if hasattr(a, "save_assets"):
-            with tempfile.TemporaryDirectory() as folder:
-                a.save_assets(folder)
-                b.load_assets(folder)
-
-
 def bytes_per_number(operation: keras.Operation) -> int:
     """Size of the numbers that a layer computes."""
     dtype = getattr(operation, "compute_dtype", None) or keras.config.floatx()
@@ -351,6 +372,18 @@ def bytes_per_number(operation: keras.Operation) -> int:
 
 def node_counts(model: keras.Model) -> list[tuple[str, int, int]]:
     """How often every operation of a model was called and used, at every depth."""
-    nodes = functional_graph(model).nodes if has_graph(model) else []
-    operations = [model, *all_layers(model), *(n.operation for n in nodes)]
-    return [(op.name, len(op._inbound_nodes), len(op._outbound_nodes)) for op in operations]
+    if not has_graph(model):
+        return [_count(x) for x in (model, *all_layers(model))]
+    counts = []
+    for node in functional_graph(model).nodes:
+        op = node.operation
+        counts.append(_count(op))
+        if has_graph(op):
+            counts += node_counts(op)
+        elif isinstance(op, keras.Layer):
+            counts += map(_count, all_layers(op))
+    return counts
+
+
+def _count(op: Any) -> tuple[str, int, int]:
+    return op.name, len(op._inbound_nodes), len(op._outbound_nodes)

@@ -11,24 +11,21 @@ does to the attributes does not reach the layer.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
 from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.models.functional import Functional
 
 from ridurre.backend import (
     FunctionalGraph,
     Node,
     all_layers,
-    functional_graph,
-    has_graph,
     parameters_of,
-    to_numpy,
 )
-from ridurre.errors import ModelError, OpeningError
+from ridurre.errors import OpeningError
 
 #: The batch size that code is run with, and what stands for the other sizes that are left open:
 #: code that divides an image into patches needs enough, a table of positions not too much. (Keras
@@ -60,69 +57,29 @@ class Opened:
         return {id(n.operation) for n in self.graph.nodes}
 
 
-def graph_of(model: Any) -> FunctionalGraph:
-    """The graph of a model; that of one without a graph is a single call of itself.
+def open_function(function: Callable[[Any], Any]) -> FunctionalGraph:
+    """What a function of one tensor does, as plain data.
 
     Raises:
-        ModelError: the model has no graph, and its code does not show what it does.
+        OpeningError: it does not run on symbolic tensors.
     """
-    if has_graph(model):
-        return functional_graph(model)
+    x = keras.KerasTensor((BATCH, 7), dtype=keras.config.floatx())
     try:
-        opened, args, kwargs = _open_model(model)
-    except OpeningError as error:
-        raise ModelError(
-            f"The model {model.name!r} ({type(model).__name__}) is Python code, and what it does "
-            f"to channels cannot be seen: {error}. Functional and Sequential models can be pruned; "
-            "rebuild it with keras.Model(inputs, outputs)."
-        ) from error
-    inputs = [t for t in keras.tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
-    outputs = [keras.KerasTensor((None, *t.shape[1:]), t.dtype) for t in opened.graph.outputs]
-    return FunctionalGraph(inputs, [Node(model, args, kwargs, outputs)], outputs)
-
-
-def inputs_of(model: Any) -> Any:
-    """Symbolic inputs of a model, in the structure that its call takes them in."""
-    if isinstance(model, keras.Sequential):
-        return model.inputs[0]
-    if has_graph(model):
-        return model.input
-    _, args, kwargs = _open_model(model)
-    return args[0] if len(args) == 1 and not kwargs else (args or kwargs)
-
-
-def _open_model(model: Any) -> tuple[Opened, tuple[Any, ...], dict[str, Any]]:
-    """A model's code, on what it was built for: what it takes for types is not written down."""
-    config = model.get_build_config()
-    if not config:
-        raise OpeningError("it does not say what shapes it was built for (`get_build_config`)")
-    failure: OpeningError | None = None
-    for dtype in (model.compute_dtype, "int32"):
-        args, kwargs = _built_for(config, dtype)
-        try:
-            return open_call(model, args, kwargs), args, kwargs
-        except OpeningError as error:
-            failure = failure or error
-    raise failure or OpeningError("it has no inputs")
-
-
-def _built_for(config: dict[str, Any], dtype: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    def tensors(shape: Any) -> Any:
-        if isinstance(shape, dict):
-            return {k: tensors(v) for k, v in shape.items()}
-        if shape and isinstance(shape[0], list | tuple | dict):
-            return [tensors(v) for v in shape]
-        return keras.KerasTensor((None, *shape[1:]), dtype=dtype)
-
-    if "input_shape" in config:
-        return (tensors(config["input_shape"]),), {}
-    named = {k.removesuffix("_shape"): tensors(v) for k, v in config["shapes_dict"].items() if v}
-    return (), named
+        outputs = keras.tree.flatten(function(x))
+        return graph_between([x], outputs)
+    except Exception as error:  # whatever a user's code raises
+        raise OpeningError(f"it does not run on symbolic tensors: {error}") from error
 
 
 def can_open(operation: object) -> bool:
-    """Whether there is code to look into: a layer that says what it does in a ``call``."""
-    return isinstance(operation, keras.Layer) and type(operation).call is not keras.Layer.call
+    """Whether there is code to look into: a layer that says what it does in a ``call``.
+
+    Not a functional model whose class computes something else than its graph.
+    """
+    if not isinstance(operation, keras.Layer) or isinstance(operation, Functional):
+        return False
+    own = type(operation).call
+    return own is not keras.Layer.call and not isinstance(operation, keras.Sequential)
 
 
 def open_call(layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Opened:
@@ -164,9 +121,9 @@ def _has_open_sizes(*arguments: Any) -> bool:
 def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> Opened:
     inputs = _Inputs(size)
     args, kwargs = keras.tree.map_structure(inputs, (args, kwargs))
-    shadow, parameters = _shadow(layer)
+    shadow, parameters = shadow_of(layer)
     with _without_new_nodes(layer):
-        structure = _run(shadow, args, kwargs)
+        structure = run_code(shadow, args, kwargs)
         outputs = keras.tree.flatten(structure)
         leaves = [*inputs.tensors, *(m for _, m in inputs.masks), *(t for t, _ in parameters)]
         graph = FunctionalGraph(inputs.in_order, _nodes(outputs, leaves), outputs)
@@ -175,7 +132,7 @@ def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) 
     return opened
 
 
-def _run(shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_code(shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a shadow, and let its code run on the symbolic tensors themselves."""
     before = dict(vars(shadow))
     found: list[tuple[Any, list[Any]]] = []
@@ -195,42 +152,6 @@ def _run(shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         _set_history(tensor, history)  # Keras made them outputs of the shadow
     _check_memory(before, vars(shadow))
     return structure
-
-
-class _BuiltAlready(Exception):
-    """A layer is built; its call is not wanted."""
-
-
-def build_on(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Build a layer as a call with these symbolic tensors would, without the call."""
-    if layer.built:
-        return
-    if not builds_itself(layer):  # Keras would trace the whole code to build what is in it
-        shadow, _ = _shadow(layer)
-        vars(shadow)["built"] = True
-        _run(shadow, args, kwargs)
-
-    def stop(*args: Any, **kwargs: Any) -> None:
-        raise _BuiltAlready
-
-    vars(layer)["symbolic_call"] = stop
-    try:
-        layer(*args, **kwargs)
-    except _BuiltAlready:
-        pass
-    finally:
-        del vars(layer)["symbolic_call"]
-
-
-@contextlib.contextmanager
-def returning(layer: Any, outputs: Any) -> Iterator[None]:
-    """While inside, a symbolic call of the layer returns tensors like these: nothing is traced."""
-    fresh = keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, dtype=t.dtype), outputs)
-    vars(layer)["compute_output_spec"] = lambda *args, **kwargs: fresh
-    try:
-        yield
-    finally:
-        del vars(layer)["compute_output_spec"]
 
 
 def graph_between(leaves: list[keras.KerasTensor], outputs: list[Any]) -> FunctionalGraph:
@@ -270,7 +191,7 @@ class _Inputs:
         return keras.KerasTensor(shape, dtype=x.dtype, sparse=x.sparse)
 
 
-def _shadow(layer: Any) -> tuple[Any, list[tuple[keras.KerasTensor, keras.Variable]]]:
+def shadow_of(layer: Any) -> tuple[Any, list[tuple[keras.KerasTensor, keras.Variable]]]:
     """A second object with the layer's attributes, its own weights replaced by symbolic tensors."""
     own = {id(v) for v in [*layer._trainable_variables, *layer._non_trainable_variables]}
     made: dict[int, tuple[keras.KerasTensor, keras.Variable]] = {}
@@ -394,47 +315,3 @@ def _check_reached(layer: Any, opened: Opened) -> None:
     for variable in layer.variables:
         if id(variable) in counted - seen:
             raise OpeningError(f"its weight {variable.path!r} is not used in inference")
-
-
-def children_of(layer: keras.Layer) -> list[keras.Layer]:
-    """The layers that a layer holds directly, in the order in which it got them."""
-    return list(layer._layers)
-
-
-def weights_made_by(layer: keras.Layer) -> list[keras.Variable]:
-    """A layer's own variables, without those of layers inside it, in the order of making."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
-
-
-def builds_itself(layer: keras.Layer) -> bool:
-    """Whether the layer's class says how it is built (and does not wait for its first call)."""
-    return getattr(type(layer).build, "_is_default", False) is False
-
-
-def take_over(layer: keras.Layer, other: keras.Layer) -> None:
-    """Make a layer be another one, weights and all; whoever holds it goes on holding it."""
-    state = vars(other) | {"_inbound_nodes": [], "_outbound_nodes": []}
-    layer.__class__ = type(other)
-    vars(layer).clear()
-    vars(layer).update(state)
-
-
-def reshape_variable(variable: Any, shape: tuple[int, ...]) -> None:
-    """Give a variable another shape; its value is zero then."""
-    value = np.zeros(shape, to_numpy(variable).dtype)
-    variable._shape = tuple(shape)
-    variable._initialize(keras.ops.convert_to_tensor(value, dtype=variable.dtype))
-
-
-def recount(layer: Any) -> None:
-    """Let PyTorch look anew for what a layer, and every one in it, has for parameters."""
-    for one in [layer, *all_layers(layer)]:
-        if "_torch_params" in vars(one) or "_torch_params" in vars(one).get("_modules", {}):
-            one._track_variables()
-
-
-def with_masks(tensors: list[Any], masks: dict[int, Any]) -> list[Any]:
-    """The tensors, with a Keras mask attached to those whose place has one."""
-    for place, mask in masks.items():
-        set_keras_mask(tensors[place], mask)
-    return tensors

@@ -90,7 +90,9 @@ FOLDER = click.Path(exists=True, file_okay=False, readable=True, path_type=Path)
 NEW = click.Path(path_type=Path)
 
 CRITERION = click.option(
-    "--criterion", type=click.Choice(list(CRITERIA)), help="What matters; by default what fits."
+    "--criterion",
+    type=click.Choice(list(CRITERIA)),
+    help="What makes a channel important. Default: l1; with --data a Taylor criterion.",
 )
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of random choices.")
 DATA = click.option(

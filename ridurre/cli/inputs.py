@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ def read_model(path: Path, *, unsafe: bool = False, modules: tuple[str, ...] = (
         RequestError: Keras cannot load it, or it holds code.
     """
     import_modules(modules)
+    if path.suffix == ".keras" and not zipfile.is_zipfile(path):
+        raise RequestError(
+            f"{str(path)!r} is no whole .keras file: it may have been cut off while it was copied "
+            "or written. Expected a file that model.save(…) wrote."
+        )
 
     def load(compiled: bool) -> keras.Model:
         return keras.saving.load_model(path, compile=compiled, safe_mode=not unsafe)

@@ -65,8 +65,8 @@ class Inspection:
         parts = [
             str(self.size),
             aligned(rows),
-            f"{len(self.groups)} groups of coupled channels, {channels:,} channels in all, can be "
-            "pruned.",
+            f"{len(self.groups)} group{'s' * (len(self.groups) != 1)} of coupled channels, "
+            f"{channels:,} channels in all, can be pruned.",
         ]
         if stuck := [f"{x.name} ({x.kind}): {x.reason}" for x in self.layers if x.reason]:
             parts.append("\n".join(["These cannot:", *stuck]))

@@ -24,7 +24,7 @@ from ridurre.cli.app import (
 )
 from ridurre.cli.inputs import import_modules, read_data, read_model
 from ridurre.cli.inspection import inspection
-from ridurre.cli.outputs import check_free, check_page, show
+from ridurre.cli.outputs import check_free, check_page, save_report, show, writing
 from ridurre.errors import RequestError
 from ridurre.history import Step
 from ridurre.optional import load
@@ -98,7 +98,8 @@ def sensitivity_command(model: Path, output: Path, **options: Any) -> None:
     for path, write in zip(
         paths, (found.to_json, found.to_csv, found.plot, found.heatmap), strict=True
     ):
-        write(path)
+        with writing(path):
+            write(path)
     show(options["as_json"], found.to_dict(), found)
 
 
@@ -142,7 +143,7 @@ def compare_command(original: Path, pruned: Path, output: Path | None, **options
 @click.argument("run_dir", type=FOLDER)
 @DATA
 @click.option("--loss", help="Name of a Keras loss to evaluate with; needs --data.")
-@click.option("--metric", "metrics", multiple=True, help="Name of a Keras metric; needs --data.")
+@click.option("--metric", "metrics", multiple=True, help="Name of a Keras metric; needs --loss.")
 @_PAGE
 @FORCE
 @LOADING
@@ -150,6 +151,12 @@ def compare_command(original: Path, pruned: Path, output: Path | None, **options
 def report_command(run_dir: Path, output: Path | None, **options: Any) -> None:
     """Show what a run of pruning did, from the folder that it keeps (checkpoint_dir)."""
     _check_page(output, options)
+    if options["metrics"] and not options["loss"]:
+        raise click.UsageError(
+            "--metric needs --loss, such as --loss sparse_categorical_crossentropy."
+        )
+    if options["loss"] and options["data"] is None:
+        raise click.UsageError("--loss needs --data, samples with labels.")
     import_modules(options["modules"])
     if options["unsafe"]:
         keras.config.enable_unsafe_deserialization()
@@ -180,6 +187,5 @@ def _check_page(output: Path | None, options: dict[str, Any]) -> None:
 
 
 def _hand_over(report: Report, output: Path | None, options: dict[str, Any]) -> None:
-    if output is not None:
-        report.save(output)
+    save_report(report, output)
     show(options["as_json"], report.to_dict(), report)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import keras
 
-from ridurre.errors import RequestError
+from ridurre.errors import RequestError, RidurreError
 from ridurre.files import write_whole
-from ridurre.reports import html
+from ridurre.measure import drop_optimizer
+from ridurre.reports import Report, html
 
 
 def show(as_json: bool, facts: Any, text: Any) -> None:
@@ -40,10 +42,19 @@ def check_free(paths: Iterable[Path | None], force: bool) -> None:
             raise RequestError(
                 f"The folder {str(path.parent)!r} does not exist. Expected a path in one that does."
             )
-        if not os.access(path.parent, os.W_OK):
-            raise RequestError(
-                f"The folder {str(path.parent)!r} cannot be written to. Expected one that can."
-            )
+        _check_writable(path.parent)
+
+
+def _check_writable(folder: Path) -> None:
+    """By writing: permissions alone say nothing of what the superuser or a file system can do."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(
+            f"The folder {str(folder)!r} cannot be written to: {error.strerror}. Expected one that "
+            "can."
+        ) from error
 
 
 def check_page(path: Path | None) -> None:
@@ -67,13 +78,45 @@ def check_ending(path: Path, endings: tuple[str, ...]) -> None:
         )
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What cannot be written inside, of a full disk say, becomes a `RequestError` that names it."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, RidurreError):
+            raise
+        raise RequestError(
+            f"{str(path)!r} could not be written: {error.strerror or error}."
+        ) from error
+
+
 def save_model(model: keras.Model, path: Path) -> None:
     """Write a model whole or not at all.
+
+    The state of an optimizer that has not taken a step yet is left out: it is all zeros, and for
+    Adam twice as large as the weights.
 
     Raises:
         RequestError: it cannot be written.
     """
-    try:
-        write_whole(path, model.save)
-    except OSError as error:
-        raise RequestError(f"{str(path)!r} could not be written: {error}.") from error
+    optimizer = getattr(model, "optimizer", None)
+
+    def write(unfinished: Path) -> None:
+        model.save(unfinished)
+        if optimizer is not None and not int(keras.ops.convert_to_numpy(optimizer.iterations)):
+            drop_optimizer(unfinished, keep_scalars=True)
+
+    with writing(path):
+        write_whole(path, write)
+
+
+def save_report(report: Report, path: Path | None) -> None:
+    """Write a report where one is asked for, whole or not at all.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
+    if path is not None:
+        with writing(path):
+            report.save(path)

@@ -11,7 +11,8 @@ import keras
 from ridurre import costs, recovery, schedules
 from ridurre.cli.app import COMMON, CRITERION, DATA, EXISTING, FORCE, LOADING, LOSS, NEW, SEED, main
 from ridurre.cli.inputs import TARGETS, parse_target, read_data, read_model
-from ridurre.cli.outputs import check_ending, check_free, check_page, save_model, show
+from ridurre.cli.outputs import check_ending, check_free, check_page, save_model, save_report, show
+from ridurre.errors import RequestError
 from ridurre.measure import Complexity, model_complexity
 from ridurre.plan import PruningPlan
 from ridurre.reports import compare
@@ -19,7 +20,17 @@ from ridurre.selection import SCOPES, STREAMS
 from ridurre.strategy import ChannelPrune
 from ridurre.surgery import apply
 from ridurre.tables import aligned
+from ridurre.targets import Target
 from ridurre.verification import verify
+
+
+def _as_targets(
+    ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> list[Target]:
+    try:
+        return [parse_target(text) for text in texts]
+    except RequestError as error:
+        raise click.BadParameter(str(error), ctx, option) from error
 
 
 @main.command()
@@ -30,6 +41,7 @@ from ridurre.verification import verify
     "targets",
     multiple=True,
     metavar="NAME=NUMBER",
+    callback=_as_targets,
     help=f"What should remain: {', '.join(TARGETS)}. macs=0.5 or 50% is half of the model's, "
     "params=200000 a count, ms=4 milliseconds. Several have to hold together.",
 )
@@ -45,7 +57,13 @@ from ridurre.verification import verify
     type=click.Choice(list(recovery.METHODS)),
     help="Repair with the samples, without training; several in their order.",
 )
-@click.option("--steps", type=int, default=1, show_default=True, help="Score anew before each.")
+@click.option(
+    "--steps",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Cut in so many rounds, and score anew before each.",
+)
 @click.option("--schedule", type=click.Choice(list(schedules.SCHEDULES)), default="linear")
 @click.option(
     "--streams",
@@ -55,8 +73,15 @@ from ridurre.verification import verify
 )
 @click.option("--round-to", type=int, default=1, help="What stays is a multiple of this.")
 @click.option("--min-channels", type=int, default=1, help="What stays at least in every group.")
-@click.option("--only", multiple=True, metavar="REGEX", help="Only these layers lose channels.")
-@click.option("--exclude", multiple=True, metavar="REGEX", help="These layers keep all channels.")
+@click.option(
+    "--only", multiple=True, metavar="REGEX", help="Only these layers lose channels; as --exclude."
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="REGEX",
+    help="These layers keep all channels: names that fit as a whole, such as 'stage4_.*'.",
+)
 @SEED
 @click.option(
     "--verify",
@@ -64,8 +89,10 @@ from ridurre.verification import verify
     is_flag=True,
     help="Check that the smaller model equals the original with zeros in what went.",
 )
-@click.option("--report", "page", type=NEW, help="Where a report goes: .html, .md or .json.")
-@click.option("--dry-run", is_flag=True, help="Show what would go; write nothing.")
+@click.option(
+    "--report", "page", type=NEW, help="Where a report goes: .html, .md or .json; of a dry run too."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would go; write no model.")
 @FORCE
 @LOADING
 @COMMON
@@ -79,8 +106,8 @@ def prune(model: Path, output: Path | None, **options: Any) -> None:
     difference = _verified(original, smaller, plan, strategy) if options["verified"] else None
     if not options["dry_run"] and output is not None:
         save_model(smaller, output)
-        if options["page"] is not None:
-            compare(original, smaller, plan=plan, data=data).save(options["page"])
+    if options["page"] is not None:
+        save_report(compare(original, smaller, plan=plan, data=data), options["page"])
     sizes = {"before": model_complexity(original), "after": model_complexity(smaller)}
     facts = {
         "output": None if options["dry_run"] else str(output),
@@ -97,15 +124,17 @@ def prune(model: Path, output: Path | None, **options: Any) -> None:
 
 
 def _check_prune(output: Path | None, options: dict[str, Any]) -> None:
-    if (options["amount"] is None) == (not options["targets"]):
+    if options["amount"] is None and not options["targets"]:
         raise click.UsageError("Give --target, such as --target macs=0.5, or --amount.")
-    if options["dry_run"]:
-        return
-    if output is None:
+    if options["amount"] is not None and options["targets"]:
+        raise click.UsageError("Give --target or --amount, not both.")
+    if output is None and not options["dry_run"]:
         raise click.UsageError("Give --output, where the smaller model goes, or --dry-run.")
-    check_ending(output, (".keras",))
+    model = None if options["dry_run"] else output
+    if model is not None:
+        check_ending(model, (".keras",))
     check_page(options["page"])
-    check_free([output, options["page"]], options["force"])
+    check_free([model, options["page"]], options["force"])
 
 
 def _strategy(options: dict[str, Any], data: Any) -> ChannelPrune:
@@ -116,7 +145,7 @@ def _strategy(options: dict[str, Any], data: Any) -> ChannelPrune:
     }  # fmt: skip
     return ChannelPrune(
         **asked,
-        target=[parse_target(text) for text in options["targets"]] or None,
+        target=options["targets"] or None,
         data=data,
         recover=list(options["recover"]) or None,
         layers=list(options["only"]) or None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from ridurre.criteria.base import (
     units_of,
 )
 from ridurre.forward import Forward, Step
-from ridurre.graph import ChannelGraph, Labels, along
+from ridurre.graph import ChannelGraph, Labels, Value
 from ridurre.graph.labels import WeightAxis, varying
 from ridurre.progress import track
 
@@ -56,34 +57,54 @@ def readings(graph: ChannelGraph, setting: Setting, samples: int) -> Iterator[Re
             read[weight.layer].append(weight)
     data: Any = setting.data
     for step in track(Forward(graph.trace, data.first_samples(samples)), "Scoring", unit="layer"):
-        labels = step.call.x.labels if step.call.inputs else np.zeros(1, int)
-        # Cells on top of each other also read what the layer makes inside.
-        weights = [w for w in read.get(step.call.name, []) if np.isin(w.labels, labels).all()]
-        if weights and varying(labels):
-            yield _reading(step, weights)
+        for value in dict.fromkeys(step.call.inputs):
+            axes = varying(value.labels)
+            if axes and 0 not in axes:
+                weights = _readers(graph, read[step.call.name], value.labels)
+                if weights:
+                    yield _reading(step, value, axes, weights)
 
 
-def _reading(step: Step, weights: list[WeightAxis]) -> Reading:
-    value = step.call.x
-    axes = varying(value.labels)
-    axis = axes[-1]
-    sums = np.zeros((4, value.labels.shape[axis]))
+def _readers(graph: ChannelGraph, weights: list[WeightAxis], labels: Labels) -> list[WeightAxis]:
+    """Those weights of a layer that read the channels of this tensor."""
+    solved = graph.solution.soft
+    return [w for w in weights if np.isin(solved[w.labels], solved[labels]).any()]
+
+
+def _reading(step: Step, value: Value, axes: list[int], weights: list[WeightAxis]) -> Reading:
+    last = range(-len(axes), 0)
+    labels = np.moveaxis(value.labels, axes, last).reshape([value.labels.shape[a] for a in axes])
+    sums = np.zeros((4, labels.size))
     count = 0
     for batch in range(step.batches):
-        x = to_numpy(step.inputs(batch)[0]).astype("float32", copy=False)
-        rows = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+        x = to_numpy(step.tensor(value, batch)).astype("float32", copy=False)
+        rows = np.moveaxis(x, axes, last).reshape(-1, labels.size)
         parts = (np.abs(rows), rows != 0, rows, np.square(rows))
         sums += [part.sum(axis=0, dtype="float64") for part in parts]
         count += len(rows)
-    labels = along(value.labels, axis)[:, 0]
-    norms = np.sum([_reader_norms(w, len(labels)) for w in weights], axis=0)
-    return Reading(labels, id(value), norms, count, *sums)
+    return Reading(labels.ravel(), id(value), _norms(weights, labels.shape), count, *sums)
 
 
-def _reader_norms(weight: WeightAxis, channels: int) -> np.ndarray:
+def _norms(weights: list[WeightAxis], shape: tuple[int, ...]) -> np.ndarray:
+    """Squared norm of the weights that read each channel of a tensor, over all its readers."""
+    total = np.zeros(math.prod(shape))
+    for variable in {id(w.variable): w.variable for w in weights}.values():
+        reading = [w for w in weights if w.variable is variable]
+        axes = sorted(w.axis for w in reading)
+        sizes = tuple(variable.shape[a] for a in axes)
+        if len(axes) > 1 and sizes == shape:  # a kernel that reads several axes at once
+            others = tuple(a for a in range(len(variable.shape)) if a not in axes)
+            squares = np.square(view_of(variable).astype("float64"))
+            total += squares.sum(axis=others).ravel()
+        else:
+            groups = reading[-1].labels.shape[1] if len(shape) == 1 else 1
+            total += _reader_norms(reading[-1], len(total), groups)
+    return total
+
+
+def _reader_norms(weight: WeightAxis, channels: int, groups: int) -> np.ndarray:
     """Squared norm of the weights that read each channel; a group's weights read its own only."""
     value = np.moveaxis(view_of(weight.variable), weight.axis, 0).astype("float64")
-    groups = max(1, channels // len(value))
     squares = np.square(value.reshape(len(value), -1, value.shape[-1])).sum(axis=1)
     by_group = squares.reshape(len(value), groups, -1).sum(axis=-1)
     return np.resize(by_group.T.ravel(), channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -80,14 +81,16 @@ class Group:
 
     Attributes:
         index: the group's place in `DependencyGraph.groups`.
-        size: number of units (sets of coupled channels), of which at least one has to stay.
+        size: number of units (sets of coupled channels).
         members: every weight axis that the units own positions of.
+        least: number of units that have to stay, mostly one.
     """
 
     index: int
     size: int
     members: tuple[Member, ...]
     components: np.ndarray
+    least: int = 1
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -162,7 +165,9 @@ class Solution:
         Units of one group own positions of the same weight axes and run through the same slices.
         """
         weights = list(self.space.weights.values())
-        kind, unit, counts = self._kinds([*(w.labels for w in weights), *self.space.parts])
+        kind, unit, counts = self._kinds(
+            [*(w.labels for w in weights), *(p.labels for p in self.space.parts)]
+        )
         members: dict[int, list[Member]] = {k: [] for k, n in enumerate(counts) if n > 1}
         for weight in weights:
             kinds = kind[self.soft[weight.labels]]
@@ -171,9 +176,25 @@ class Solution:
                     units = np.where(kinds == k, unit[self.soft[weight.labels]], -1).max(axis=1)
                     members[int(k)].append(Member(weight, units))
         return [
-            Group(index, int(counts[k]), tuple(members[k]), np.flatnonzero(kind == k))
+            Group(
+                index,
+                int(counts[k]),
+                tuple(members[k]),
+                np.flatnonzero(kind == k),
+                self._least(kind == k),
+            )
             for index, k in enumerate(members)
         ]
+
+    def _least(self, mine: np.ndarray) -> int:
+        """How many units of a group have to stay, for enough of their positions to be left."""
+        least = 1
+        for labels, count in self.space.parts:
+            solved = self.soft[labels.reshape(len(labels), -1)[:, 0]]
+            units, positions = np.unique(solved[mine[solved]], return_counts=True)
+            if units.size:
+                least = max(least, min(math.ceil(count / positions.min()), len(units)))
+        return least
 
     def owners(self, groups: list[Group]) -> np.ndarray:
         """For every label the index of its group, or -1, ``(labels,)``."""

@@ -10,8 +10,9 @@ weights they index (`own`, `produce`).
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import keras
@@ -40,10 +41,16 @@ class Reason(enum.Enum):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Value:
-    """A tensor as the analysis sees it: its static shape and its labels."""
+    """A tensor as the analysis sees it: its static shape and its labels.
+
+    `vanishing` says whether it is zero wherever channels were removed, once the removed slices of
+    all weights are set to zero. Most tensors need not be (a sigmoid makes 0.5 of it), since those
+    who read them do it with a weight; but where two tensors are multiplied and summed, one has to.
+    """
 
     shape: tuple[int | None, ...]
     labels: Labels
+    vanishing: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -61,6 +68,20 @@ class Parameter(Value):
 
     variable: keras.Variable
     axes: tuple[int | None, ...]
+    vanishing: bool = field(default=True, kw_only=True)
+
+    def with_axes(self, order: Sequence[int | None]) -> Parameter:
+        """The same weight with these axes of this tensor; None is a new one of size 1."""
+        shape = tuple(1 if a is None else self.shape[a] for a in order)
+        axes = tuple(None if a is None else self.axes[a] for a in order)
+        return replace(self, shape=shape, labels=np.zeros((1,) * len(order), int), axes=axes)
+
+
+def parameter(variable: keras.Variable) -> Parameter:
+    """A weight as an operand, its axes as they are."""
+    shape = shape_of(variable)
+    rank = len(shape)
+    return Parameter(shape, np.zeros((1,) * rank, int), variable, tuple(range(rank)))
 
 
 class Frozen(NamedTuple):
@@ -118,6 +139,13 @@ class Box:
     prefer: int | None
 
 
+class Part(NamedTuple):
+    """Labels of which some must stay: `least` positions along the first axis."""
+
+    labels: Labels
+    least: int
+
+
 class LabelSpace:
     """Collects what the rules say about labels; `ridurre.graph.groups` solves it."""
 
@@ -128,9 +156,9 @@ class LabelSpace:
         self.boxes: list[Box] = []
         self.weights: dict[tuple[int, int], WeightAxis] = {}
         self.statistics: list[tuple[Labels, str]] = []
-        self.parts: list[Labels] = []
+        self.parts: list[Part] = []
         self.states: dict[tuple[int, int], Labels] = {}
-        self._produced: dict[tuple[int, int], Labels] = {}
+        self._produced: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Labels] = {}
         self._owners: dict[int, tuple[str, str]] = {}
         self._where = ("", "")
 
@@ -189,36 +217,52 @@ class LabelSpace:
 
     def keep_one(self, labels: Labels) -> None:
         """At least one of these must stay: they become a tensor of their own."""
-        self.parts.append(labels)
+        self.keep_some(labels, 1)
+
+    def keep_some(self, labels: Labels, least: int) -> None:
+        """At least so many positions along the first axis must stay."""
+        self.parts.append(Part(labels, least))
 
     def normalise(self, matrix: Labels) -> None:
         """Each row shares statistics: removing a part of it changes what remains."""
         self.statistics.append((matrix, self._where[0]))
 
-    def produce(self, variable: keras.Variable, axis: int, blocks: int = 1) -> Labels:
-        """Labels of the channels that a weight makes along `axis`: new at first, then the same.
+    def produce(self, variable: keras.Variable, *axes: int, blocks: int = 1) -> Labels:
+        """Labels of the channels that a weight makes: new at first, then the same.
+
+        Along several axes there is a channel for every combination of positions, ``(n, m, …)``;
+        whole slices of them can go (see `box`).
 
         Args:
             variable: the weight.
-            axis: of the weight.
-            blocks: see `WeightAxis`; there are ``size / blocks`` channels.
+            axes: of the weight.
+            blocks: see `WeightAxis`; there are ``size / blocks`` channels along an axis.
         """
         shape = shape_of(variable)
-        axis %= len(shape)
-        key = (id(variable), axis)
-        if key not in self._produced:
-            self._produced[key] = self.fresh(shape[axis] // blocks)
-        labels = self._produced[key]
-        self.own(variable, axis, labels, "out", blocks)
+        axes = tuple(a % len(shape) for a in axes)
+        labels = self.made(variable, axes, tuple(shape[a] // blocks for a in axes))
+        for index, axis in enumerate(axes):
+            self.own(variable, axis, along(labels, index), "out", blocks)
+        if len(varying(labels)) > 1:
+            self.box(labels)
         return labels
+
+    def made(
+        self, variable: keras.Variable, axes: tuple[int, ...], shape: tuple[int, ...]
+    ) -> Labels:
+        """Labels of this shape that a weight makes with these axes: new at first, then the same."""
+        key = (id(variable), axes, shape)
+        if key not in self._produced:
+            self._produced[key] = self.fresh(math.prod(shape)).reshape(shape)
+        return self._produced[key]
 
     def produced_by(self, layer: keras.Operation) -> list[Labels]:
         """Labels of the channels that a layer makes.
 
-        None if it makes none itself, several of recurrent cells on top of each other.
+        None of them if it makes none itself, several sets for recurrent cells on top of each other.
         """
         own = {id(v) for v in layer.weights} if isinstance(layer, keras.Layer) else set()
-        return [labels for (key, _), labels in self._produced.items() if key in own]
+        return [labels.ravel() for (key, *_), labels in self._produced.items() if key in own]
 
     def carry(self, variable: keras.Variable, labels: Labels) -> None:
         """These labels index a state that a layer keeps between calls, an array of their rank.
@@ -268,22 +312,26 @@ class LabelSpace:
             self.freeze(known.labels, Reason.SHAPE)
             self.freeze(labels, Reason.SHAPE)
 
-    def as_value(self, parameter: Parameter) -> Value:
-        """A weight as a tensor with the labels of its last axis; all others stay whole."""
-        *whole, last = [a for a, n in enumerate(parameter.shape) if n != 1] or [0]
-        labels = np.zeros((1,) * len(parameter.shape), int)
-        for axis in whole:
-            self._keep_whole(parameter, axis)
-        if parameter.shape and (own := parameter.axes[last]) is not None:
+    def as_value(self, weight: Parameter) -> Value:
+        """An operand as a tensor with the labels of its last axis; all others stay whole."""
+        *whole, last = [a for a, n in enumerate(weight.shape) if n != 1] or [0]
+        labels = np.zeros((1,) * len(weight.shape), int)
+        self.keep_whole(weight, whole)
+        if weight.shape and (own := weight.axes[last]) is not None:
             shape = [-1 if a == last else 1 for a in range(labels.ndim)]
-            labels = self.produce(parameter.variable, own).reshape(shape)
-        return Value(parameter.shape, labels)
+            labels = self.produce(weight.variable, own).reshape(shape)
+        return Value(weight.shape, labels)
 
-    def _keep_whole(self, parameter: Parameter, axis: int) -> None:
-        own = parameter.axes[axis]
+    def own_axis(self, weight: Parameter, axis: int, labels: Labels, role: str) -> None:
+        """`own`, by an axis of an operand; one of size 1 that the weight lacks is nobody's."""
+        own = weight.axes[axis]
         if own is not None:
-            size = shape_of(parameter.variable)[own]
-            self.own(parameter.variable, own, np.zeros(size, int), "channel")
+            self.own(weight.variable, own, labels, role)
+
+    def keep_whole(self, weight: Parameter, axes: Iterable[int] | None = None) -> None:
+        """These axes of an operand (or all) stay as they are."""
+        for axis in range(len(weight.axes)) if axes is None else axes:
+            self.own_axis(weight, axis, np.zeros(1, int), "channel")
 
 
 def along(labels: Labels, axis: int) -> Labels:

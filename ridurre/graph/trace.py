@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
 from ridurre.backend import FunctionalGraph, functional_graph, has_graph, match_inputs
-from ridurre.backend.opening import Opened, can_open, graph_of, open_call
+from ridurre.backend.models import graph_of
+from ridurre.backend.opening import Opened, can_open, open_call
 from ridurre.errors import OpeningError, RuleError
 from ridurre.graph.labels import Labels, LabelSpace, Parameter, Reason, Value
 from ridurre.graph.rules import Call, Rule, rule_for
@@ -162,12 +164,15 @@ class Trace:
             self._label_weights(call)
         self._tie_calls(rule, call)
         flow = rule.flow(call, self.space)
-        if isinstance(flow, Parameter):  # still a weight, if a transposed one
+        if isinstance(flow, Parameter):
             call.outputs = [flow]
-            return call.outputs
-        labels = flow if isinstance(flow, list) else [flow]
-        _check_flow(rule, call, labels)
-        call.outputs = [Value(v.shape, x) for v, x in zip(call.outputs, labels, strict=True)]
+        else:
+            labels = flow if isinstance(flow, list) else [flow]
+            _check_flow(rule, call, labels)
+            pairs = zip(call.outputs, labels, strict=True)
+            call.outputs = [Value(v.shape, x) for v, x in pairs]
+            if rule.vanishes(call):
+                call.outputs = [replace(v, vanishing=True) for v in call.outputs]
         for value in call.outputs:
             if value.labels.size == 1:
                 self.space.freeze(value.labels, Reason.ONLY)

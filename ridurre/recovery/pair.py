@@ -20,7 +20,7 @@ from ridurre.graph.trace import Trace
 from ridurre.masks import Masks
 from ridurre.plan import Planner, PruningPlan
 from ridurre.progress import Bar
-from ridurre.surgery import Alive
+from ridurre.rebuilding import Alive
 
 L = keras.layers
 logger = logging.getLogger("ridurre")

@@ -6,6 +6,7 @@ Colours of axes and text are the page's, as they depend on the reader's dark or 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ NO_GROUP = "#8a8f98"
 CUT_COLOURS = ("#4c9be8", "#8d8fd0", "#c57fa8", "#e8743b", "#d62f2f")
 KEPT, REMOVED = CUT_COLOURS[0], CUT_COLOURS[3]
 
+#: Lines that the picture of a network is high at least.
+_FEWEST = 10
 #: Charts are as wide as their boxes.
 _FIT: Any = {"type": "fit-x", "contains": "padding"}
 _INSTEAD = "pip install ridurre[report] brings all that they need."
@@ -148,7 +151,8 @@ def _network(alt: Any, facts: Facts) -> dict[str, Any] | None:
     drawn = draw(facts.nodes)
     nodes = [_node(facts, n, p) for n, p in zip(facts.nodes, drawn.places, strict=True)]
     x = alt.X("x:Q", axis=None).scale(domain=[0, drawn.columns], nice=False)
-    y = alt.Y("y:Q", axis=None).scale(domain=[-0.7, LEVELS - 0.3], reverse=True, nice=False)
+    levels = max(_FEWEST, 1 + max((math.ceil(place.y) for place in drawn.places), default=0))
+    y = alt.Y("y:Q", axis=None).scale(domain=[-0.7, levels - 0.3], reverse=True, nice=False)
     found = "search && indexof(lower(datum.layer), lower(search)) >= 0"
     lines = (
         alt.Chart(alt.NamedData("edges"))
@@ -193,11 +197,11 @@ def _network(alt: Any, facts: Facts) -> dict[str, Any] | None:
             .otherwise(alt.value(0)),
         )
     )
-    chart = alt.layer(lines, dots, labels, width="container", height=620, autosize=_FIT).add_params(
-        alt.param(name="search", value=""), alt.param(name="by", value="by_group")
-    )
+    chart = alt.layer(
+        lines, dots, labels, width="container", height=round(620 / LEVELS * levels), autosize=_FIT
+    ).add_params(alt.param(name="search", value=""), alt.param(name="by", value="by_group"))
     made = _spec(chart, nodes=nodes, edges=_lines_of(drawn))
-    return made and {**made, "usermeta": {"columns": drawn.columns, "levels": LEVELS}}
+    return made and {**made, "usermeta": {"columns": drawn.columns, "levels": levels}}
 
 
 def _node(facts: Facts, node: Node, place: Place) -> dict[str, Any]:
@@ -263,8 +267,12 @@ def _importances(alt: Any, facts: Facts) -> dict[str, Any] | None:
     )
     line = (
         alt.Chart()
-        .mark_rule(strokeWidth=2, strokeDash=[5, 3], color=CUT_COLOURS[-1])
-        .encode(x="min(cut):Q", tooltip=alt.Tooltip("min(cut):Q", title="cut at", format=".4g"))
+        .mark_rule(strokeDash=[5, 3], color=CUT_COLOURS[-1])
+        .encode(
+            x="min(line):Q",
+            strokeWidth=alt.StrokeWidth("max(width):Q", legend=None, scale=None),
+            tooltip=alt.Tooltip("min(line):Q", title="cut at", format=".4g"),
+        )
     )
     header = alt.Header(title=None, labelLimit=230, labelAnchor="start", labelFontWeight="bold")
     chart = (
@@ -280,6 +288,7 @@ def _bars(facts: Facts, index: int, group: GroupFacts) -> Rows:
     histogram = group.histogram
     if histogram is None:
         return []
+    low_end = histogram.edges[0]
     stays = "kept" if facts.plan_known else "units"
     bins = zip(
         histogram.edges, histogram.edges[1:], histogram.kept, histogram.removed, strict=False
@@ -294,7 +303,9 @@ def _bars(facts: Facts, index: int, group: GroupFacts) -> Rows:
             "top": bottom + count,
             "units": count,
             "fate": fate,
-            "cut": histogram.cut,
+            # Of a group without a cut it has no width: without a place Vega complains.
+            "line": low_end if histogram.cut is None else histogram.cut,
+            "width": 0 if histogram.cut is None else 2,
         }
         for low, high, kept, removed in bins
         for bottom, count, fate in ((0, kept, stays), (kept, removed, "removed"))

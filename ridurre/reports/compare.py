@@ -155,8 +155,14 @@ class _Side:
         )
 
     def predict(self) -> Callable[[], Any] | None:
-        """One prediction to be timed."""
-        return self._try("latency", lambda: prediction(self.model))
+        """One prediction to be timed, which has run once."""
+
+        def tried() -> Callable[[], Any]:
+            action = prediction(self.model)
+            action()
+            return action
+
+        return self._try("latency", tried)
 
     def miss_importances(self, error: RequestError) -> None:
         """Note that a criterion could not be used."""

@@ -19,6 +19,7 @@ Pair: TypeAlias = tuple[int | None, int | None]
 #: What can have happened to a layer, and how it is said to people.
 STATUSES = {
     "cut": "channels removed",
+    "grown": "channels added",
     "follows": "follows other layers",
     "left": "left alone",
     "fixed": "cannot be pruned",

@@ -42,18 +42,22 @@ class Survivors:
         return None if self._stays is None else ~self._stays[group.components]
 
     def removed(self, group: Group) -> int | None:
-        """How many units went; None where the two models do not say."""
+        """How many units went; None where the two models do not say, or there are more now."""
         gone = self.gone(group)
         if gone is not None:
             return int(gone.sum())
+        left = self._left(group)
+        return None if left is None or left > group.size else group.size - left
+
+    def _left(self, group: Group) -> int | None:
         if key_of(group) in self._sizes:
-            return group.size - self._sizes[key_of(group)]
+            return self._sizes[key_of(group)]
         # A group of which one unit is left is none any more; its weights still tell.
         for member in group.members:
             weight = member.weight
             width = self._widths.get(weight.key)
             if width is not None and (member.units >= 0).all():
-                return group.size - round(group.size * width / len(member.units))
+                return round(group.size * width / len(member.units))
         return None
 
 

@@ -111,7 +111,7 @@ def _status(channels: Pair, parameters: Pair, stuck: bool) -> str:
     if parameters[0] is None or parameters[1] is None:
         return "added" if parameters[0] is None else "removed"
     if channels[0] != channels[1]:
-        return "cut"
+        return "grown" if (channels[1] or 0) > (channels[0] or 0) else "cut"
     if stuck:
         return "fixed"
     if channels[0] is not None:

@@ -78,6 +78,7 @@ class Report(Facts):
             what: sum(x.status == status for x in self.layers)
             for status, what in (
                 ("cut", "lost channels"),
+                ("grown", "gained channels"),
                 ("left", "could have and were left alone"),
                 ("fixed", "cannot lose any"),
             )

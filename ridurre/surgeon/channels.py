@@ -13,8 +13,9 @@ from ridurre.dependency import DependencyGraph
 from ridurre.errors import RequestError
 from ridurre.graph.labels import FIXED, Value
 from ridurre.plan import Planner
+from ridurre.rebuilding import Rebuilder
 from ridurre.surgeon.places import tensors_of
-from ridurre.surgery import Rebuilder, distribution_of
+from ridurre.surgery import distribution_of
 
 Request = Mapping[str, tuple[int, ...]]
 

@@ -11,9 +11,10 @@ import numpy as np
 from ridurre.backend import FunctionalGraph, has_graph, own_variables, recreate
 from ridurre.errors import RequestError, RidurreError
 from ridurre.graph import ChannelGraph
+from ridurre.rebuilding import Rebuilder
 from ridurre.surgeon.jobs import Job
 from ridurre.surgeon.places import tensors_of
-from ridurre.surgery import Rebuilder, distribution_of, duplicate
+from ridurre.surgery import distribution_of, duplicate
 
 
 class Edited:

@@ -21,6 +21,9 @@ class LayerScaleRule(Rule):
         space.own(call.operation.gamma, 0, along(call.x.labels, -1), "channel")
         return call.x.labels
 
+    def vanishes(self, call: Call) -> bool:
+        return True
+
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"projection_dim": kept.size(call.operation.gamma, 0)}
 

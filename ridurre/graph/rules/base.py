@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,21 +53,37 @@ class Call:
         """The first input."""
         return self.inputs[0]
 
+    def argument(self, name: str) -> Any:
+        """An argument of the call by its name; None if it was not given."""
+        given = inspect.signature(self.operation.call).bind(*self.args, **self.kwargs)
+        return given.arguments.get(name)
+
 
 class Work(NamedTuple):
     """Multiply-accumulates: every element of `operand` takes part in `times` of them per sample.
 
-    A tensor's batch axis does not count as elements.
+    A tensor's batch axis does not count as elements. Where `axes` are given, only these count: two
+    tensors that a layer makes inside have the sizes of some axes of its weights.
     """
 
     operand: keras.Variable | Value
     times: int
+    axes: tuple[int, ...] | None = None
+
+    @property
+    def sizes(self) -> dict[int, int]:
+        """Size of every axis that counts; 0 if it is not static."""
+        inner = isinstance(self.operand, Value)
+        return {
+            a: n or 0
+            for a, n in enumerate(self.operand.shape)
+            if a >= inner and (self.axes is None or a in self.axes)
+        }
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates of one sample."""
-        shape = self.operand.shape[isinstance(self.operand, Value) :]
-        return self.times * math.prod(n or 0 for n in shape)
+        return self.times * math.prod(self.sizes.values())
 
 
 class Kept(Protocol):
@@ -108,6 +125,10 @@ class Rule:
     #: Whether `flow` understands a `Parameter` among the inputs (and may return one). All other
     #: rules see one as a tensor that carries the labels of its last axis.
     reads_weights = False
+    #: Whether every number of the result comes from the numbers at its own place alone.
+    by_number = False
+    #: Whether the outputs are zero wherever all inputs are (see `Value.vanishing`).
+    keeps_zero = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -153,6 +174,25 @@ class Rule:
         del call, kept
         return operation(*args, **kwargs)
 
+    def vanishes(self, call: Call) -> bool:
+        """Whether the call's outputs are zero where channels were removed (`Value.vanishing`)."""
+        return self.keeps_zero and all(v.vanishing for v in call.inputs)
+
+    def weights(
+        self, call: Call, kept: Kept, variable: keras.Variable, value: np.ndarray
+    ) -> np.ndarray:
+        """The value that a weight of the smaller layer gets.
+
+        Args:
+            call: the first call of the layer in the original model.
+            kept: what is left.
+            variable: the weight of the original layer.
+            value: what is kept of it; a rule whose layer computes with its own sizes (a scale of
+                one over their root, say) makes up for that here.
+        """
+        del call, kept, variable
+        return value
+
     def work(self, call: Call) -> list[Work]:
         """The multiply-accumulates of this call for one sample; none for batch norm and the like.
 
@@ -165,6 +205,17 @@ class Rule:
 def fixed(value: Value) -> Labels:
     """Labels of a tensor of which nothing can be removed."""
     return np.full((1,) * len(value.shape), FIXED)
+
+
+def as_tensor(weight: Parameter, space: LabelSpace) -> Value:
+    """A weight as a tensor that carries the labels of its last axis; the others stay whole."""
+    rank = len(weight.shape)
+    space.keep_whole(weight, range(rank - 1))
+    labels = np.zeros((1,) * rank, int)
+    if rank and weight.axes[-1] is not None:
+        made = space.produce(weight.variable, weight.axes[-1])
+        labels = made.reshape((1,) * (rank - 1) + (-1,))
+    return Value(weight.shape, labels, vanishing=weight.vanishing)
 
 
 BARRIER = Rule()

@@ -10,7 +10,7 @@ import numpy as np
 
 from ridurre.backend import shape_of, to_numpy
 from ridurre.graph.labels import Labels, LabelSpace, Value, along
-from ridurre.graph.rules.activation import activate
+from ridurre.graph.rules.activation import activate, keeps_zero
 from ridurre.graph.rules.base import Call, Flow, Kept, Rule, Work, register_rule, rule_for
 
 L = keras.layers
@@ -76,6 +76,9 @@ class ConvRule(Rule):
         space.own(layer.bias, 0, outs, "out")
         return activate(layer.activation, on_axis(outs, axis, rank), space)
 
+    def vanishes(self, call: Call) -> bool:
+        return keeps_zero(call.operation.activation)
+
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         layer = call.operation
         filters, width = (kept.size(layer.kernel, a) for a in (-1, -2))
@@ -100,6 +103,9 @@ class ConvTransposeRule(Rule):
         outs = space.produce(layer.kernel, -2)
         space.own(layer.bias, 0, outs, "out")
         return activate(layer.activation, on_axis(outs, axis, rank), space)
+
+    def vanishes(self, call: Call) -> bool:
+        return keeps_zero(call.operation.activation)
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"filters": kept.size(call.operation.kernel, -2)}
@@ -139,6 +145,9 @@ class DepthwiseConvRule(Rule):
         labels = on_axis(outs, channel_axis(layer, rank), rank)
         return activate(layer.activation, labels, space)
 
+    def vanishes(self, call: Call) -> bool:
+        return keeps_zero(call.operation.activation)
+
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"depth_multiplier": kept.size(call.operation.kernel, -1)}
 
@@ -158,6 +167,9 @@ class SeparableConvRule(Rule):
         outs = space.produce(layer.pointwise_kernel, -1)
         space.own(layer.bias, 0, outs, "out")
         return activate(layer.activation, on_axis(outs, channel_axis(layer, rank), rank), space)
+
+    def vanishes(self, call: Call) -> bool:
+        return keeps_zero(call.operation.activation)
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         layer = call.operation

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from ridurre.graph.labels import LabelSpace, Reason, along
-from ridurre.graph.rules.activation import activate
-from ridurre.graph.rules.base import Call, Flow, Kept, Rule, Work, register_rule
-from ridurre.graph.rules.convolution import on_axis
+from ridurre.graph.rules.activation import activate, keeps_zero
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, Work, fixed, register_rule
+from ridurre.graph.rules.convolution import channels_of, on_axis
 
 L = keras.layers
 
@@ -38,6 +38,10 @@ class DenseRule(Rule):
         space.own(layer.bias, 0, outs, "out")
         return activate(layer.activation, on_axis(outs, rank - 1, rank), space)
 
+    def vanishes(self, call: Call) -> bool:
+        made = call.outputs[0].labels.shape[-1] > 1 or call.x.vanishing
+        return made and keeps_zero(call.operation.activation)
+
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"units": kept.size(call.operation.kernel, -1)}
 
@@ -58,6 +62,8 @@ class DenseRule(Rule):
 )
 class PassingRule(Rule):
     """Inactive in inference mode, or acting on every number by itself."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         return call.x.labels
@@ -93,6 +99,9 @@ class MaskingRule(Rule):
 class EmbeddingRule(Rule):
     """Reads integers, makes a vector for each."""
 
+    def vanishes(self, call: Call) -> bool:
+        return True
+
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         space.freeze(call.x.labels, Reason.MIXED)
         rank = len(call.outputs[0].shape)
@@ -100,3 +109,28 @@ class EmbeddingRule(Rule):
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"output_dim": kept.size(call.operation.embeddings, -1)}
+
+
+@register_rule(L.ReversibleEmbedding)
+class ReversibleEmbeddingRule(EmbeddingRule):
+    """An embedding that is also called backwards: from its vectors to a score for every row."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        layer = call.operation
+        if not call.argument("reverse"):
+            labels = super().flow(call, space)
+            backwards = space.produce(layer.embeddings, -1)
+        else:
+            backwards = channels_of(call.x, len(call.x.shape) - 1, space)
+            space.own(layer.embeddings, -1, backwards, "in")
+            labels = fixed(call.outputs[0])
+        if not layer.tie_weights:
+            space.own(layer.reverse_embeddings, 0, backwards, "in")
+        return labels
+
+    def work(self, call: Call) -> list[Work]:
+        layer = call.operation
+        if not call.argument("reverse"):
+            return []
+        matrix = layer.embeddings if layer.tie_weights else layer.reverse_embeddings
+        return [Work(matrix, math.prod(n or 0 for n in call.x.shape[1:-1]))]

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from ridurre.backend import to_numpy
-from ridurre.graph.labels import Labels, LabelSpace, Reason, Value, compact
+from ridurre.graph.labels import (
+    Labels,
+    LabelSpace,
+    Parameter,
+    Reason,
+    Value,
+    along,
+    compact,
+    varying,
+)
 from ridurre.graph.rules.base import Call, Flow, Kept, Rule, fixed, register_rule
 
 L = keras.layers
@@ -45,7 +55,8 @@ def elevate(value: Value, rank: int, at: int) -> Value:
     """Insert axes of size 1 until the tensor has this rank."""
     missing = rank - len(value.shape)
     shape = (*value.shape[:at], *(1,) * missing, *value.shape[at:])
-    return Value(shape, np.expand_dims(value.labels, tuple(range(at, at + missing))))
+    labels = np.expand_dims(value.labels, tuple(range(at, at + missing)))
+    return replace(value, shape=shape, labels=labels)
 
 
 @register_rule(L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum, L.Minimum)
@@ -53,8 +64,15 @@ class MergeRule(Rule):
     """Merge layers; those of lower rank get new axes behind the batch axis, as Keras does."""
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
+        return combine(self._operands(call), space)
+
+    def vanishes(self, call: Call) -> bool:
+        return combination_vanishes(call, self._operands(call))
+
+    @staticmethod
+    def _operands(call: Call) -> list[Value]:
         rank = max(len(v.shape) for v in call.inputs)
-        return combine([elevate(v, rank, 1) for v in call.inputs], space)
+        return [elevate(v, rank, 1) for v in call.inputs]
 
 
 @register_rule(
@@ -63,18 +81,47 @@ class MergeRule(Rule):
     Equal NotEqual LogicalAnd LogicalOr LogicalXor Where Heaviside""".split()
 )
 class ElementwiseOperationRule(Rule):
-    """Element-wise operations of ``keras.ops``, arrays among the operands included."""
+    """Element-wise operations of ``keras.ops``, arrays and weights among the operands included.
+
+    A weight has the labels of the result; on its own (plus one, say) it stays a weight.
+    """
+
+    reads_weights = True
+    by_number = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
+        weights = [v for v in call.inputs if isinstance(v, Parameter)]
         rank = max(len(v.shape) for v in call.inputs)
-        values = [elevate(v, rank, 0) for v in call.inputs]
+        if len(weights) == len(call.inputs):
+            return self._weights_alone(call, weights, space)
+        values = [elevate(v, rank, 0) for v in call.inputs if not isinstance(v, Parameter)]
         labels = combine(values, space)
+        for weight in weights:
+            own_elementwise(weight, labels, space)
+            if call.kind == "Add" and not _safe_bias(weight, labels, space):
+                return space.block(labels, Reason.SHAPE)
         if call.kind == "Add" and misread_bias(*call.args[:2]):
             return space.block(labels, Reason.SHAPE)
         if len(call.outputs[0].shape) > rank:  # by a constant array of higher rank
             space.freeze(labels, Reason.SHAPE)
             return fixed(call.outputs[0])
         return labels
+
+    def vanishes(self, call: Call) -> bool:
+        rank = max(len(v.shape) for v in call.inputs)
+        return combination_vanishes(call, [elevate(v, rank, 0) for v in call.inputs])
+
+    def _weights_alone(
+        self, call: Call, weights: list[Parameter], space: LabelSpace
+    ) -> Parameter | Labels:
+        shape = call.outputs[0].shape
+        first = weights[0]
+        constants = [x for x in (*call.args, *call.kwargs.values()) if is_array(x)]
+        if len(weights) == 1 and first.shape == shape and not constants:
+            return replace(first, vanishing=call.kind == "Multiply" and first.vanishing)
+        for weight in weights:
+            space.keep_whole(weight)
+        return fixed(call.outputs[0])
 
     def replay(
         self,
@@ -95,17 +142,65 @@ class ElementwiseOperationRule(Rule):
         return operation(*args, **{k: cut(v) for k, v in kwargs.items()})
 
 
-def misread_bias(x: Any = None, bias: Any = None) -> bool:
-    """Whether Keras' TensorFlow back end adds a constant along the last axis, wherever it belongs.
+def own_elementwise(weight: Parameter, labels: Labels, space: LabelSpace) -> None:
+    """The positions of a weight go with those of the tensor that it is combined with."""
+    rank = len(weight.shape)
+    for axis, size in enumerate(weight.shape):
+        at = labels.ndim - rank + axis
+        if size == 1:
+            continue
+        found = along(labels, at) if at >= 0 and labels.shape[at] > 1 else np.zeros(1, int)
+        space.own_axis(weight, axis, found, "channel")
 
-    Keras 3.15 takes a constant with a single axis of the size of the last one for a bias of
-    channels. The other way round, constant first, it adds what is meant.
+
+def _safe_bias(weight: Parameter, labels: Labels, space: LabelSpace) -> bool:
+    """Whether a weight that is added is one whatever is left of it; see `own_bias`."""
+    wide = [a for a, n in enumerate(weight.shape) if n != 1]
+    last = len(weight.shape) - 1
+    if len(wide) > 1 and last in wide and labels.ndim and labels.shape[-1] > 1:
+        space.keep_some(along(labels, -1), 2)
+    return not wide or last in wide
+
+
+def combination_vanishes(call: Call, operands: Sequence[Value]) -> bool:
+    """Whether an element-wise combination is zero where channels were removed.
+
+    An operand that does not carry these channels is any number there.
+    """
+    result = call.outputs[0].labels
+    zero = [v.vanishing and all(_carries(v, a) for a in varying(result)) for v in operands]
+    if call.kind == "Multiply":
+        return any(zero)
+    if call.kind in ("Divide", "TrueDivide", "DivideNoNan"):
+        return zero == [True] and isinstance((*call.args, None)[0], Value)
+    with_constant = len(operands) < 2 and call.kind != "Where"
+    return call.kind in _ZERO_OF_ZEROS and all(zero) and not with_constant
+
+
+def _carries(operand: Value, axis: int) -> bool:
+    """Whether an operand has a position of its own for every one of the result along an axis."""
+    sizes = operand.shape if isinstance(operand, Parameter) else operand.labels.shape
+    return sizes[axis] != 1
+
+
+_ZERO_OF_ZEROS = {"Add", "Subtract", "Average", "Maximum", "Minimum"}
+
+
+def misread_bias(x: Any = None, bias: Any = None) -> bool:
+    """Whether Keras' TensorFlow back end adds a constant along another axis than it belongs to.
+
+    Keras 3.15 takes a constant with a single axis for a bias of channels, if it has the size of
+    the last axis or of the first behind the batch. The other way round, constant first, it adds
+    what is meant.
     """
     if keras.backend.backend() != "tensorflow" or not is_array(bias) or is_array(x):
         return False
     shape = np.shape(bias)
     wide = [a for a in range(-len(shape), 0) if shape[a] != 1]
-    return len(wide) == 1 and wide != [-1] and shape[wide[0]] == x.shape[-1]
+    if len(wide) != 1 or wide == [-1]:
+        return False
+    size, at = shape[wide[0]], len(x.shape) + wide[0]
+    return x.shape[-1] == size or (at != 1 and x.shape[1] in (None, size))
 
 
 def is_array(arg: Any) -> bool:
@@ -144,6 +239,8 @@ def join(values: Sequence[Value], axis: int, space: LabelSpace) -> Labels:
 class ConcatenateRule(Rule):
     """Channels side by side, or positions side by side (then their channels are tied)."""
 
+    keeps_zero = True
+
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         return join(call.inputs, call.operation.axis, space)
 
@@ -151,6 +248,8 @@ class ConcatenateRule(Rule):
 @register_rule("Stack")
 class StackRule(Rule):
     """Tensors side by side on a new axis: their channels are tied."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         axis = call.operation.axis % (len(call.x.shape) + 1)

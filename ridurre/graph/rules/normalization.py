@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.graph.labels import Labels, LabelSpace, Reason, along
+from ridurre.graph.labels import Labels, LabelSpace, Reason, along, varying
 from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule
 
 L = keras.layers
@@ -23,6 +23,9 @@ class BatchNormalizationRule(Rule):
         for name in ("gamma", "beta", "moving_mean", "moving_variance"):
             space.own(getattr(layer, name, None), 0, channel, "channel")
         return labels
+
+    def vanishes(self, call: Call) -> bool:
+        return call.operation.scale or call.x.vanishing
 
 
 def _axes(layer: Any, rank: int) -> list[int]:
@@ -58,6 +61,18 @@ class AcrossChannelsRule(Rule):
                     space.own(variable, index, along(labels, axis), "channel")
         _share_statistics(labels, axes, space)
         return labels
+
+    def vanishes(self, call: Call) -> bool:
+        """A scale of zero makes zero; without one, the mean that is subtracted does not."""
+        labels, variable = call.x.labels, self._scale(call.operation)
+        axes = _axes(call.operation, labels.ndim)
+        scaled = variable is not None and all(a in axes for a in varying(labels))
+        return scaled or (call.kind != "LayerNormalization" and call.x.vanishing)
+
+    @staticmethod
+    def _scale(layer: Any) -> keras.Variable | None:
+        scale = getattr(layer, "scale", None)  # LayerNormalization has a flag of this name
+        return scale if isinstance(scale, keras.Variable) else getattr(layer, "gamma", None)
 
 
 @register_rule(L.GroupNormalization)

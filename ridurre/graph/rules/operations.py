@@ -18,7 +18,8 @@ ELEMENTWISE = """Absolute Fabs Relu ReLU Relu6 Sigmoid SparseSigmoid Softplus So
     Ceil Clip Conjugate Copy Cos Cosh Deg2rad Rad2deg Exp Exp2 Expm1 Floor Imag I0 Isfinite Isinf
     Isnan Isneginf Isposinf Isreal Log Log10 Log1p Log2 LogicalNot NanToNum Negative OnesLike
     ZerosLike Real Reciprocal Round Sign Signbit Sin Sinc Sinh Sqrt Square Tan Tanh Trunc Rsqrt Erf
-    Erfc Erfinv StopGradient Cast SaturateCast Angle BitwiseInvert BitwiseNot""".split()
+    Erfc Erfinv StopGradient Cast SaturateCast ConvertToTensor Angle
+    BitwiseInvert BitwiseNot""".split()
 
 register_rule(*ELEMENTWISE)(ElementwiseRule)
 
@@ -47,6 +48,9 @@ class ReductionRule(Rule):
             if getattr(call.operation, "keepdims", False)
             else np.squeeze(labels, tuple(axes))
         )
+
+    def vanishes(self, call: Call) -> bool:
+        return call.x.vanishing and call.kind in ("Mean", "Sum", "Max", "Amax", "Min", "Amin")
 
 
 @register_rule("Cumsum", "Cumprod", "Roll", "Sort", "Diff")

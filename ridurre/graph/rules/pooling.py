@@ -32,6 +32,8 @@ L = keras.layers
 class PositionsRule(Rule):
     """Mixes or moves positions, the same in every channel."""
 
+    keeps_zero = True
+
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         rank = len(call.x.shape)
         return space.merge(call.x.labels, others(channel_axis(call.operation, rank), rank))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from ridurre.graph.labels import Labels, LabelSpace, Reason, Value, compact
-from ridurre.graph.rules.base import Call, Flow, Kept, Rule, fixed, register_rule
+from ridurre.graph.labels import Labels, LabelSpace, Parameter, Reason, Value, compact
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, as_tensor, fixed, register_rule
 
 L = keras.layers
 Shape = Sequence[int | None]
@@ -66,9 +66,17 @@ def resized(shape: Shape, labels: Labels, kept: Kept) -> tuple[int | None, ...]:
     )
 
 
+def rearranged(x: Parameter, move: Callable[[np.ndarray], np.ndarray]) -> Parameter:
+    """A weight after an operation that moves its axes or adds new ones of size 1."""
+    sizes = np.empty(range(2, len(x.shape) + 2))  # told apart by their sizes
+    return x.with_axes([n - 2 if n > 1 else None for n in move(sizes).shape])
+
+
 @register_rule(L.Flatten)
 class FlattenRule(Rule):
     """All positions of a sample in one row; channels first means that they are moved last."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         x = call.x
@@ -83,9 +91,18 @@ class ReshapeRule(Rule):
     """Labels are reshaped; the target shape follows what is kept."""
 
     sized_by_input = True
+    reads_weights = True
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
-        return reshape(call.x, call.outputs[0].shape, space)
+        x, shape = call.x, call.outputs[0].shape
+        if isinstance(x, Parameter):
+            wide = [a for a, n in enumerate(x.shape) if n != 1]
+            if [x.shape[a] for a in wide] == [n for n in shape if n != 1]:
+                left = iter(wide)
+                return x.with_axes([None if n == 1 else next(left) for n in shape])
+            x = as_tensor(x, space)
+        return reshape(x, shape, space)
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         for name in ("target_shape", "newshape"):
@@ -98,10 +115,19 @@ class ReshapeRule(Rule):
 
 @register_rule(L.Permute, "Transpose", "Swapaxes", "Moveaxis")
 class TransposeRule(Rule):
-    """Labels are transposed."""
+    """Labels are transposed, and so are weights."""
+
+    reads_weights = True
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
-        op, labels = call.operation, call.x.labels
+        if isinstance(call.x, Parameter):
+            return rearranged(call.x, lambda x: self._transposed(call, x))
+        return self._transposed(call, call.x.labels)
+
+    @staticmethod
+    def _transposed(call: Call, labels: np.ndarray) -> np.ndarray:
+        op = call.operation
         match call.kind:
             case "Permute":
                 return labels.transpose((0, *op.dims))
@@ -116,25 +142,50 @@ class TransposeRule(Rule):
 class RepeatVectorRule(Rule):
     """A new axis of positions."""
 
+    keeps_zero = True
+
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         return call.x.labels[:, None]
 
 
-@register_rule("ExpandDims", "Flip")
-class AxesRule(Rule):
-    """A new axis of size 1; an axis is read backwards."""
+@register_rule("ExpandDims")
+class ExpandDimsRule(Rule):
+    """A new axis of size 1, of a weight too."""
+
+    reads_weights = True
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
-        axis, labels = call.operation.axis, call.x.labels
-        return np.flip(labels, axis) if call.kind == "Flip" else np.expand_dims(labels, axis)
+        axis = call.operation.axis
+        if isinstance(call.x, Parameter):
+            return rearranged(call.x, lambda x: np.expand_dims(x, axis))
+        return np.expand_dims(call.x.labels, axis)
+
+
+@register_rule("Flip")
+class FlipRule(Rule):
+    """An axis is read backwards."""
+
+    keeps_zero = True
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        return np.flip(call.x.labels, call.operation.axis)
 
 
 @register_rule("Squeeze")
 class SqueezeRule(Rule):
     """Axes of size 1 go; those that become so only by pruning stay."""
 
+    reads_weights = True
+    keeps_zero = True
+
     def flow(self, call: Call, space: LabelSpace) -> Flow:
-        return np.squeeze(call.x.labels, self._axes(call))
+        axes = self._axes(call)
+        if isinstance(call.x, Parameter):
+            rank = len(call.x.shape)
+            gone = [a % rank for a in axes]
+            return call.x.with_axes([a for a in range(rank) if a not in gone])
+        return np.squeeze(call.x.labels, axes)
 
     def config(self, call: Call, kept: Kept) -> dict[str, Any]:
         return {"axis": self._axes(call)}
@@ -150,6 +201,8 @@ class SqueezeRule(Rule):
 @register_rule("Repeat", "Tile")
 class RepeatRule(Rule):
     """The same positions several times, one after the other or all over again."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         op, x = call.operation, call.x
@@ -169,6 +222,8 @@ class RepeatRule(Rule):
 @register_rule("BroadcastTo")
 class BroadcastToRule(Rule):
     """Labels stay; the target shape follows what is kept."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         rank = len(call.outputs[0].shape)

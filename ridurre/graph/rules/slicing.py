@@ -7,13 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.graph.labels import LabelSpace, Reason, Value, compact
+from ridurre.graph.labels import LabelSpace, Reason, Value, compact, varying
 from ridurre.graph.rules.base import Call, Flow, Kept, Rule, fixed, register_rule
 
 
 @register_rule("Split", "ArraySplit")
 class SplitRule(Rule):
     """Labels are split; the split points follow what is kept."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         labels, axis = call.x.labels, call.operation.axis
@@ -48,6 +50,8 @@ class SplitRule(Rule):
 class UnstackRule(Rule):
     """Every position of the axis becomes a tensor of its own, so none can be left out."""
 
+    keeps_zero = True
+
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         axis = call.operation.axis
         labels = call.x.labels
@@ -72,6 +76,8 @@ def full_key(key: Any, rank: int) -> list[Any] | None:
 @register_rule("GetItem")
 class GetItemRule(Rule):
     """``x[key]``: slices of labels; the bounds follow what is kept."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         labels, key = call.x.labels, self._key(call)
@@ -137,9 +143,59 @@ def as_slice(chosen: np.ndarray) -> slice | None:
     return slice(int(chosen[0]), stop if stop >= 0 else None, step)
 
 
+@register_rule("Slice")
+class SliceRule(Rule):
+    """``keras.ops.slice``: a window of fixed size; how wide it is follows what is kept."""
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        labels, starts, sizes = call.x.labels, self._starts(call), call.operation.shape
+        for axis in varying(labels):
+            whole = sizes[axis] in (-1, labels.shape[axis])
+            if starts is None and not whole:
+                return space.block(labels, Reason.SHAPE)
+            if not whole and starts is not None:
+                window = slice(starts[axis], starts[axis] + sizes[axis])
+                labels = labels[(slice(None),) * axis + (window,)]
+        space.keep_one(labels)
+        return compact(labels)
+
+    def config(self, call: Call, kept: Kept) -> dict[str, Any]:
+        labels, out = call.x.labels, call.outputs[0].labels
+        shape = [
+            n if n == -1 or labels.shape[a] == 1 else kept.count(out, a)
+            for a, n in enumerate(call.operation.shape)
+        ]
+        return {"shape": tuple(shape)}
+
+    def replay(
+        self,
+        call: Call,
+        kept: Kept,
+        operation: keras.Operation,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        starts, labels = self._starts(call), call.x.labels
+        if starts is None:
+            return operation(*args, **kwargs)
+        moved = [
+            int(kept.positions(labels, a)[:n].sum()) if labels.shape[a] > 1 else n
+            for a, n in enumerate(starts)
+        ]
+        return operation(args[0] if args else kwargs["inputs"], moved)
+
+    @staticmethod
+    def _starts(call: Call) -> list[int] | None:
+        starts = call.args[1] if len(call.args) > 1 else call.kwargs["start_indices"]
+        known = not any(isinstance(x, Value) for x in keras.tree.flatten(starts))
+        return [int(n) for n in np.asarray(starts)] if known else None
+
+
 @register_rule("Take")
 class TakeRule(Rule):
     """Positions along an axis, by a table of numbers."""
+
+    keeps_zero = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         indices, axis, labels = self._indices(call), call.operation.axis, call.x.labels
