@@ -1,4 +1,4 @@
-"""Try an installed ridurre: python .ci/smoke.py ENVIRONMENT SOURCE_DISTRIBUTION (see .ci/package)."""
+"""Try an installed ridurre: `python .ci/smoke.py ENVIRONMENT ARCHIVE` (see .ci/package)."""
 
 import importlib.metadata
 import sys

@@ -25,6 +25,7 @@ BORROWED = {
     },
 }
 PLACES = {(ROOT / source).resolve(): place for source, place in BORROWED.items()}
+PLACES[ROOT / "README.md"] = "index.md"  # which says the same, with the site's pages
 LINK = re.compile(r"(\]\()([^)#:\s]+)((?:#[^)\s]*)?\))")
 LOADED = re.compile(r"<(?:script|link|img)\b[^>]*?(?:src|href)=\"?(?:https?:)?//[^>]*>")
 

@@ -93,6 +93,7 @@ def test_a_target_falls_with_the_model_ends_the_loop_and_is_saved(name: str) -> 
     assert pruning.stopped == "target"
     assert target.measure(smaller) <= target.goal(target.measure(model))
     if name != "Latency":  # which depends on what else the machine does
-        sizes = [target.measure(m) for m in (model, ridurre.prune(ridurre.ChannelPrune(0.5), model))]
+        sizes = [
+            target.measure(m) for m in (model, ridurre.prune(ridurre.ChannelPrune(0.5), model))
+        ]
         assert sizes[1] < sizes[0]
-
