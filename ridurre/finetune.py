@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import parameters_of, view_of
+from ridurre.backend import in_inference, parameters_of, view_of
 from ridurre.checks import check_count, check_finite, check_fraction
 from ridurre.errors import RequestError
 from ridurre.graph.trace import by_own_paths, named_layers, variable_paths
@@ -106,7 +106,9 @@ class Distillation:
             loss = own_loss(x, y, y_pred, sample_weight, training=training)
             if not training:
                 return loss
-            extra = from_parent(self.teacher(x, training=False), y_pred, sample_weight)
+            extra = from_parent(
+                self.teacher(x, **in_inference(self.teacher)), y_pred, sample_weight
+            )
             return self.alpha * loss + (1 - self.alpha) * extra
 
         model.compute_loss = compute_loss

@@ -261,8 +261,12 @@ class Rebuilder:
 
     def _copy_weights(self, old: keras.Layer, new: keras.Layer) -> None:
         before, after = own_variables(old), own_variables(new)
-        call, rule = self.trace.by_layer[id(old)][0], rule_for(old)
-        values = [rule.weights(call, self.kept, v, self._cut(v)) for v in before]
+        speakers = _speakers(self.trace.by_layer[id(old)][0])
+        values = [
+            rule_for(c.operation).weights(c, self.kept, v, self._cut(v))
+            for v in before
+            for c in [speakers[id(v)]]
+        ]
         shapes = [tuple(v.shape) for v in after]
         if [v.shape for v in values] != shapes:
             raise RuleError(
@@ -308,6 +312,15 @@ class Rebuilder:
             if kept is not None and not kept.all():
                 value = np.compress(kept, value, axis)
         return value
+
+
+def _speakers(call: Call) -> dict[int, Call]:
+    """For every weight of a layer the call, of it or of a layer in it, whose rule is about it."""
+    own = own_variables(call.operation) if isinstance(call.operation, keras.Layer) else []
+    found = {id(v): call for v in own}
+    for inner in call.inner:
+        found |= _speakers(inner)
+    return found
 
 
 def _class_of(model: keras.Model, plain: type) -> type:

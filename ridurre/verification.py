@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import all_layers, to_numpy
+from ridurre.backend import all_layers, in_inference, to_numpy
 from ridurre.data import random_inputs
 from ridurre.errors import PlanMismatchError, VerificationError
 from ridurre.graph.trace import by_own_paths, named_layers, variable_paths
@@ -109,7 +109,7 @@ def outputs_of(
         [value(v) for v in model.trainable_variables],
         [value(v) for v in model.non_trainable_variables],
         inputs,
-        training=False,
+        **in_inference(model),
     )
     return [to_numpy(y) for y in keras.tree.flatten(outputs)]
 

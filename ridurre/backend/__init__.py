@@ -104,10 +104,14 @@ def infer(operation: keras.Operation, args: tuple[Any, ...], kwargs: dict[str, A
     No gradient is recorded, and stateful layers stay as they are. A call that was written with
     ``training=True`` is in inference mode all the same, as Keras has it.
     """
-    if "training" in getattr(operation, "_call_context_args", ()):
-        kwargs = kwargs | {"training": False}
     with _no_gradient(), keras.StatelessScope():
-        return operation(*args, **kwargs)
+        return operation(*args, **(kwargs | in_inference(operation)))
+
+
+def in_inference(operation: keras.Operation) -> dict[str, bool]:
+    """The argument that says so, if a call of this layer takes one; code of one's own may not."""
+    takes = getattr(operation, "_call_has_context_arg", {}).get("training", False)
+    return {"training": False} if takes else {}
 
 
 def _no_gradient() -> contextlib.AbstractContextManager[Any]:
@@ -341,8 +345,8 @@ def run_compiled(model: keras.Model) -> Callable[[Any], Any]:
             [v.value for v in model.trainable_variables],
             [v.value for v in model.non_trainable_variables],
         )
-        return compiled(lambda x: model.stateless_call(*state, x, training=False)[0])
-    return compiled(lambda x: model(x, training=False))
+        return compiled(lambda x: model.stateless_call(*state, x, **in_inference(model))[0])
+    return compiled(lambda x: model(x, **in_inference(model)))
 
 
 def compiled(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import to_numpy
+from ridurre.backend import in_inference, to_numpy
 from ridurre.errors import ModelError
 
 
@@ -161,7 +161,7 @@ def gradient_function(
 
     def objective(x: Any, y: Any, weight: Any) -> Any:
         with _nothing_kept():
-            outputs = model(x, training=False)
+            outputs = model(x, **in_inference(model))
         return loss(x, y, outputs, weight)
 
     def tensors(batch: Any) -> list[Any]:
