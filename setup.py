@@ -36,6 +36,7 @@ setup(
     install_requires=read("requirements.txt").split(),
     entry_points={"console_scripts": ["ridurre = ridurre_command:main"]},
     extras_require={
+        "docs": ["mkdocs==1.6.*", "mkdocs-material==9.*", "mkdocstrings[python]==1.*"],
         "example": ["matplotlib"],
         "ray": ["ray"],
         "report": REPORT,

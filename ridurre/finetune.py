@@ -34,7 +34,8 @@ class Distillation:
 
     Args:
         teacher: the unpruned parent, with the same inputs and outputs.
-        x, y: what ``model.fit`` takes to train on.
+        x: what ``model.fit`` takes to train on.
+        y: its labels, where `x` does not hold them.
         alpha: weight of the model's own loss, 0 to 1.
         temperature: T; a higher one shows more of what the parent thinks of the wrong classes.
         from_logits: whether the outputs are logits; probabilities are turned into logits by their

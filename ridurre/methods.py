@@ -29,8 +29,8 @@ class RandomFilterPruning(BasePruning):
 
     Args:
         removal_factor: fraction of each layer's filters that is **removed** per round, in [0, 1).
-        model_compile_fn, model_finetune_fn, nb_finetune_epochs, maximum_prune_iterations,
-        maximum_pruning_percent, nb_trained_for_epochs, **options: see `BasePruning`.
+
+    All other arguments are those of `BasePruning`.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class KMeansFilterPruning(BasePruning):
     Args:
         clustering_factor: number of clusters as a fraction of each layer's filters, that is, the
             fraction that is **kept** per round, in (0, 1].
-        model_compile_fn, model_finetune_fn, nb_finetune_epochs, maximum_prune_iterations,
-        maximum_pruning_percent, nb_trained_for_epochs, **options: see `BasePruning`.
+
+    All other arguments are those of `BasePruning`.
     """
 
     def __init__(
@@ -156,8 +156,8 @@ class ChannelPruning(BasePruning):
 
     Args:
         strategy: what goes. `layers` and `protect` are given there.
-        model_compile_fn, model_finetune_fn, nb_finetune_epochs, maximum_prune_iterations,
-        maximum_pruning_percent, nb_trained_for_epochs, **options: see `BasePruning`.
+
+    All other arguments are those of `BasePruning`.
     """
 
     def __init__(

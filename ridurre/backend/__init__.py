@@ -292,7 +292,8 @@ def _recreate_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
 
 def to_numpy(value: Any) -> np.ndarray:
     """A variable or tensor of any backend as a NumPy array."""
-    value = value.value if isinstance(value, keras.Variable) else value
+    if isinstance(value, keras.Variable):  # of which a mirrored one has to be read first
+        value = keras.ops.convert_to_tensor(value)
     return np.asarray(keras.ops.convert_to_numpy(value))
 
 

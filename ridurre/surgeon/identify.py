@@ -89,7 +89,7 @@ def _activation(trace: Trace, call: Call) -> tuple[Call, int]:
         if len(readers) != 1 or any(v is value for v in trace.outputs):
             return own
         call = readers[0]
-        if trace.space.produced_by(call.operation) is not None:
+        if trace.space.produced_by(call.operation):
             return own
         labels = call.outputs[0].labels
         if np.array_equal(labels.ravel(), value.labels.ravel()) and labels.size > 1:
