@@ -95,7 +95,7 @@ class Trace:
     ) -> list[Value]:
         for index, node in enumerate(graph.nodes):
             args, kwargs = fill(node.args, values), fill(node.kwargs, values)
-            name = scope + node.operation.name
+            name = scope + _name(node.operation, None if inside is None else index)
             if has_graph(node.operation):
                 tensors = match_inputs(node.operation, args, kwargs)
                 inner = functional_graph(node.operation)
@@ -222,6 +222,13 @@ class Trace:
             else:
                 self.space.freeze(x.labels, Reason.SHAPE)
                 self.space.freeze(y.labels, Reason.SHAPE)
+
+
+def _name(operation: keras.Operation, index: int | None) -> str:
+    """Keras counts the operations that a layer's code makes up, anew in every copy."""
+    if index is None or isinstance(operation, keras.Layer):
+        return operation.name
+    return f"{type(operation).__name__.lower()}_{index}"
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Value]:
