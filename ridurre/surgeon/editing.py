@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import FunctionalGraph, has_graph, own_variables, recreate
+from ridurre.backend import FunctionalGraph, has_graph, own_variables, recreate, to_numpy
+from ridurre.backend.state import copy_hidden_state
 from ridurre.errors import RequestError, RidurreError
 from ridurre.graph import ChannelGraph
 from ridurre.rebuilding import Rebuilder
@@ -158,4 +159,6 @@ class _Editor(Rebuilder):
                 f"another size, and its weights do not fit: it has {before}, and would need "
                 f"{after}. Replace it too, or delete channels instead of layers."
             )
-        super()._copy_weights(old, new)
+        for variable, value in zip(own_variables(new), own_variables(old), strict=True):
+            variable.assign(to_numpy(value))
+        copy_hidden_state(old, new)
