@@ -49,6 +49,15 @@ class Scaled(L.Layer):
 
 
 @register
+class Window(L.Layer):
+    """Takes a part of the positions, as a tensor."""
+
+    def call(self, x: Any) -> Any:
+        x = ops.convert_to_tensor(x, dtype="float32")
+        return ops.slice(x, (0, 1, 0), (x.shape[0], 1, x.shape[-1]))
+
+
+@register
 class Block(L.Layer):
     """Sub-layers, a model among them, and a shuffle of heads whose number is an attribute."""
 
