@@ -347,7 +347,7 @@ SLICING = {
     "all kinds": Row(lambda x: x[:, 0, None, ..., :2], (2, 2, 3), 5),
     "positions": Row(lambda x: x[:, ::2, 1], (3, 2, 3), 6),
     "axis 1": Row(lambda x: x[:, 2:0:-1], (3, 2), 5, 1),
-    "slice positions": Row(layer(own_layers.Window), (2, 3), 6),
+    "slice positions": Row(layer(own_layers.Window), (2, 3), 12),
     "take": Row(lambda x: ops.take(x, [4, 0, 2], axis=-1), (5,), 27),
     "take twice": Row(lambda x: ops.take(x, [2, 0, 0, -1], axis=-1), (3,), 5),
     "take positions": Row(lambda x: ops.take(x, [1, 0, 1], axis=1), (2, 3), 6),
