@@ -23,7 +23,7 @@ from ridurre.backend import (
     to_numpy,
     view_of,
 )
-from ridurre.backend.opening import returning
+from ridurre.backend.inner import returning, tensors_in
 from ridurre.backend.training import compile_like, optimizer_slots
 from ridurre.errors import ModelError, RequestError, RuleError
 from ridurre.graph import ChannelGraph, Labels
@@ -254,7 +254,7 @@ class Rebuilder:
         """
         for node in graph.nodes:
             args, kwargs = _replace((node.args, node.kwargs), tensors)
-            outputs = keras.tree.flatten(self._call(node, args, kwargs))
+            outputs = tensors_in(self._call(node, args, kwargs))
             tensors |= {id(t): new for t, new in zip(node.outputs, outputs, strict=True)}
         return [tensors[id(t)] for t in graph.outputs]
 
@@ -296,7 +296,7 @@ class Rebuilder:
             outputs = new(*args, **kwargs)
         else:
             outputs = rule_for(node.operation).replay(call, self.kept, new, args, kwargs)
-        self._check_outputs(call, keras.tree.flatten(outputs))
+        self._check_outputs(call, tensors_in(outputs))
         return outputs
 
     def _check_outputs(self, call: Call, outputs: list[keras.KerasTensor]) -> None:
@@ -340,11 +340,13 @@ class Rebuilder:
             ]
             for v, t in zip(call.outputs, opened.graph.outputs, strict=True)
         ]
-        tensors = [
+        tensors = iter(
             keras.KerasTensor(shape, dtype=t.dtype)
             for shape, t in zip(shapes, opened.graph.outputs, strict=True)
-        ]
-        return keras.tree.pack_sequence_as(opened.structure, tensors)
+        )
+        return keras.tree.map_structure(
+            lambda t: None if t is None else next(tensors), opened.structure
+        )
 
     def smaller(self, call: Call) -> keras.Layer:
         """The smaller form of a layer whose code was looked into.
@@ -378,8 +380,11 @@ class Rebuilder:
 
     def _copy_weights(self, old: keras.Layer, new: keras.Layer) -> None:
         before, after = own_variables(old), own_variables(new)
-        call, rule = self.trace.by_layer[id(old)][0], rule_for(old)
-        values = [rule.weights(call, self.kept, v, self._cut(v)) for v in before]
+        calls = self._calls_by_weight(old)
+        values = [
+            rule_for(calls[id(v)].operation).weights(calls[id(v)], self.kept, v, self._cut(v))
+            for v in before
+        ]
         shapes = [tuple(v.shape) for v in after]
         if [v.shape for v in values] != shapes:
             raise RuleError(
@@ -391,6 +396,15 @@ class Rebuilder:
             variable.assign(value)
         if [v.shape for v in values] == [tuple(v.shape) for v in before]:
             copy_hidden_state(old, new)
+
+    def _calls_by_weight(self, layer: keras.Layer) -> dict[int, Call]:
+        """For every variable the first call of the innermost layer that a rule or code describes."""
+        return {
+            id(v): self.trace.by_layer[id(x)][0]
+            for x in [layer, *all_layers(layer)]
+            if self.trace.by_layer.get(id(x))
+            for v in own_variables(x)
+        }
 
     def copy_training(self, old: keras.Model, new: keras.Model) -> None:
         """Compile like the original; the optimizer's state is cut like the weights it is of."""

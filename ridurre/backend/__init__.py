@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+import inspect
 import types
 import warnings
 from collections.abc import Callable
@@ -236,6 +237,34 @@ def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Opera
             f"its configuration: {error}\nGive the class a `get_config` that returns every "
             "argument of its constructor, and register its custom objects with "
             "@keras.saving.register_keras_serializable()."
+        ) from error
+
+
+def remake(layer: keras.Layer, changes: dict[str, Any]) -> keras.Layer:
+    """A new layer by a call of its class, as far as its attributes tell what with.
+
+    For classes without a working ``get_config``; whether the result is right must be checked.
+
+    Raises:
+        ModelError: an argument without a default is not an attribute of the same name.
+    """
+    cls = type(layer)
+    signature = inspect.signature(cls.__init__)
+    named = {n: p for n, p in list(signature.parameters.items())[1:]
+             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}  # fmt: skip
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    general = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+    given = {n: v for n, v in general.items() if takes_more or n in named}
+    for name in named.keys() - given.keys():
+        value = getattr(layer, name, getattr(layer, f"_{name}", inspect.Parameter.empty))
+        if value is not inspect.Parameter.empty and not isinstance(value, keras.Variable):
+            given[name] = value
+    try:
+        return cls(**given | changes)
+    except Exception as error:  # whatever a user's code raises
+        raise ModelError(
+            f"The layer {layer.name!r} ({cls.__name__}) cannot be re-created: its class has no "
+            f"working `get_config`, and its attributes are not its arguments: {error}"
         ) from error
 
 

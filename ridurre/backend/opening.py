@@ -11,6 +11,7 @@ does to the attributes does not reach the layer.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from ridurre.backend import (
     parameters_of,
     to_numpy,
 )
+from ridurre.backend.inner import answering_by_code, tensors_in
 from ridurre.errors import ModelError, OpeningError
 
 #: The batch size that code is run with, and what stands for the other sizes that are left open:
@@ -163,11 +165,16 @@ def open_call(layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any])
             error = error or failure
         if not _has_open_sizes(args, kwargs):
             break
-    lines = [line for line in str(error).splitlines() if line.strip()]
     raise OpeningError(
-        f"its code does not run on symbolic tensors ({type(error).__name__}: "
-        f"{lines[0] if lines else 'no message'})"
+        f"its code does not run on symbolic tensors ({type(error).__name__}: {_first_line(error)})"
     ) from error
+
+
+def _first_line(error: Exception | None) -> str:
+    """What an error says, without what Keras puts in front of it and in colours."""
+    lines = [re.sub("\x1b\\[\\d+m", "", line).strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered when")]
+    return said[0] if said else "no message"
 
 
 def _has_open_sizes(*arguments: Any) -> bool:
@@ -181,7 +188,7 @@ def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) 
     shadow, parameters = _shadow(layer)
     with _without_new_nodes(layer):
         structure = _run(shadow, args, kwargs)
-        outputs = keras.tree.flatten(structure)
+        outputs = tensors_in(structure)
         leaves = [*inputs.tensors, *(m for _, m in inputs.masks), *(t for t, _ in parameters)]
         graph = FunctionalGraph(inputs.in_order, _nodes(outputs, leaves), outputs)
     opened = Opened(graph, inputs.masks, parameters, structure)
@@ -203,7 +210,8 @@ def _run(shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # Keras decides here between shapes and numbers; what stands before it (masks, types, the
     # training flag) is wanted.
     vars(shadow)["symbolic_call"] = run
-    shadow(*args, **kwargs)
+    with answering_by_code(stand_in):
+        shadow(*args, **kwargs)
     ((structure, histories),) = found
     for tensor, history in zip(keras.tree.flatten(structure), histories, strict=True):
         _set_history(tensor, history)  # Keras made them outputs of the shadow
@@ -217,12 +225,15 @@ class _BuiltAlready(Exception):
 
 def build_on(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Build a layer as a call with these symbolic tensors would, without the call."""
-    if layer.built:
-        return
+    if not layer.built:
+        _build_outside(layer, args, kwargs)
+    if not all(x.built for x in all_layers(layer)):  # a `build` that leaves them to the first call
+        _build_inside(layer, args, kwargs)
+
+
+def _build_outside(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if not builds_itself(layer):  # Keras would trace the whole code to build what is in it
-        shadow, _ = _shadow(layer)
-        vars(shadow)["built"] = True
-        _run(shadow, args, kwargs)
+        _build_inside(layer, args, kwargs)
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _BuiltAlready
@@ -236,15 +247,10 @@ def build_on(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del vars(layer)["symbolic_call"]
 
 
-@contextlib.contextmanager
-def returning(layer: Any, outputs: Any) -> Iterator[None]:
-    """While inside, a symbolic call of the layer returns tensors like these: nothing is traced."""
-    fresh = keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, dtype=t.dtype), outputs)
-    vars(layer)["compute_output_spec"] = lambda *args, **kwargs: fresh
-    try:
-        yield
-    finally:
-        del vars(layer)["compute_output_spec"]
+def _build_inside(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    shadow, _ = _shadow(layer)
+    vars(shadow)["built"] = True
+    _run(shadow, args, kwargs)
 
 
 def graph_between(leaves: list[keras.KerasTensor], outputs: list[Any]) -> FunctionalGraph:
@@ -306,6 +312,11 @@ def _shadow(layer: Any) -> tuple[Any, list[tuple[keras.KerasTensor, keras.Variab
     state = {k: v if k in _BOOKS else replace(v) for k, v in vars(layer).items()}
     vars(shadow).update(state | {"_losses": [], "_inbound_nodes": [], "_outbound_nodes": []})
     return shadow, list(made.values())
+
+
+def stand_in(layer: Any) -> Any:
+    """Something with the layer's code and attributes, its own weights symbolic."""
+    return _shadow(layer)[0]
 
 
 def _rebuilt(old: dict[Any, Any], new: dict[Any, Any]) -> dict[Any, Any]:
@@ -423,6 +434,15 @@ def weights_made_by(layer: keras.Layer) -> list[keras.Variable]:
 def builds_itself(layer: keras.Layer) -> bool:
     """Whether the layer's class says how it is built (and does not wait for its first call)."""
     return getattr(type(layer).build, "_is_default", False) is False
+
+
+def says_shapes(layer: keras.Layer) -> bool:
+    """Whether the layer's class says itself what shapes it returns."""
+    cls = type(layer)
+    return (
+        cls.compute_output_shape is not keras.Layer.compute_output_shape
+        or cls.compute_output_spec is not keras.Layer.compute_output_spec
+    )
 
 
 def take_over(layer: keras.Layer, other: keras.Layer) -> None:
