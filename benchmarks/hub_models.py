@@ -149,7 +149,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         **IMAGE,
     },
     "DINOV2Backbone": PATCHES | {"num_register_tokens": 2, "position_embedding_shape": (32, 32)},
-    "DINOV3Backbone": PATCHES,
+    "DINOV3Backbone": PATCHES | {"hidden_dim": 32},
     "DebertaV3Backbone": SHORT | {"bucket_size": 4},
     "DeiTBackbone": PATCHES,
     "DenseNetBackbone": {"stackwise_num_repeats": [2, 3], "growth_rate": 6, **IMAGE},
@@ -474,7 +474,7 @@ def _resnet(m: Any, **changes: Any) -> Any:
 
 def _basnet(m: Any) -> Any:
     encoder = _resnet(m, block_type="basic_block", input_conv_filters=[64])
-    return m.BASNetBackbone(encoder, num_classes=1, projection_filters=12, image_shape=(64, 64, 3))
+    return m.BASNetBackbone(encoder, num_classes=1, projection_filters=64, image_shape=(64, 64, 3))
 
 
 def _blip2(m: Any) -> Any:

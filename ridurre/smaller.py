@@ -9,7 +9,6 @@ random inputs; code that says a size in so many words never does.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,13 +20,14 @@ import numpy as np
 
 from ridurre.backend import (
     FunctionalGraph,
+    arguments_of,
     infer,
     own_variables,
     recreate,
     remake,
     to_numpy,
 )
-from ridurre.backend.inner import answering_by_code, tensors_in
+from ridurre.backend.inner import Constants, answering_by_code, tensors_in
 from ridurre.backend.opening import (
     Opened,
     build_on,
@@ -154,6 +154,9 @@ class Smaller:
         opened = open_call(layer, args, kwargs)
         inputs = self._unique(opened.graph.inputs)
         masks = [mask for _, mask in opened.masks]
+        if not _equal(opened.constants, self.opened.constants):
+            return False
+        masks += [constant for constant, _ in opened.constants]
         own, parameters = own_variables(layer), {id(v): t for t, v in opened.parameters}
         number = self._numbers()
         theirs = [parameters[id(own[number[id(v)]])] for _, v in self.opened.parameters]
@@ -198,6 +201,9 @@ class Smaller:
     def _computes(self, layer: keras.Layer, expected: Expected) -> bool:
         """Whether it returns what it should, with random weights on random inputs."""
         arrays = [self._random(t.shape, t.dtype, "input") for t in expected.graph.inputs]
+        constants = {id(t): value for t, value in self.opened.constants}
+        for index, (tensor, _) in enumerate(self._pairs()):
+            arrays[index] = constants.get(id(tensor), arrays[index])
         values = [
             self._random(s, v.dtype, v.name) if s else to_numpy(v)
             for s, v in zip(expected.shapes, own_variables(self.layer), strict=True)
@@ -276,13 +282,18 @@ class Smaller:
         return {size: new for size, new in found.items() if new}
 
     def _pairs(self) -> list[tuple[keras.KerasTensor, keras.KerasTensor]]:
-        """Inputs and masks as they were opened with, each once, and their smaller forms."""
+        """Inputs, masks and constants as they were opened with, each once, and smaller."""
         pairs: dict[int, tuple[keras.KerasTensor, keras.KerasTensor]] = {}
         for tensor, value in zip(self.opened.graph.inputs, self.call.inputs, strict=True):
             shape = self._shape_of(value, tensor.shape)
             pairs[id(tensor)] = (tensor, keras.KerasTensor(shape, dtype=tensor.dtype))
         for _, mask in self.opened.masks:
             pairs[id(mask)] = (mask, keras.KerasTensor(mask.shape, dtype=mask.dtype))
+        for constant, _ in self.opened.constants:
+            pairs[id(constant)] = (
+                constant,
+                keras.KerasTensor(constant.shape, dtype=constant.dtype),
+            )
         return list(pairs.values())
 
     def _expected(self) -> Expected:
@@ -366,8 +377,7 @@ class Smaller:
             recreate(self.layer, {})
             return recreate, self.layer.get_config()
         except ModelError:
-            arguments = inspect.signature(type(self.layer).__init__).parameters
-            return remake, {k: v for k, v in vars(self.layer).items() if k in arguments}
+            return remake, arguments_of(self.layer)
 
     def _from_parts(self, expected: Expected) -> Iterator[Candidate]:
         """The layer of the full size with smaller parts, and other numbers on ``self``."""
@@ -412,6 +422,12 @@ _BY_KERAS = frozenset(vars(keras.layers.Layer())) | {"_build_shapes_dict"}
 def _alike(old: keras.Layer, new: keras.Layer) -> bool:
     shapes = [[tuple(v.shape) for v in own_variables(x)] for x in (old, new)]
     return shapes[0] == shapes[1] and config_of(old) == config_of(new)
+
+
+def _equal(a: Constants, b: Constants) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x, y) for (_, x), (_, y) in zip(a, b, strict=True)
+    )
 
 
 def _close(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:

@@ -232,6 +232,8 @@ def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Opera
     except Exception as error:
         if not isinstance(operation, keras.Layer):
             return _copy_operation(operation, changes)
+        if type(operation).__module__.startswith("keras."):  # `Identity` does not take its own
+            return remake(operation, changes)
         raise ModelError(
             f"The layer {operation.name!r} ({type(operation).__name__}) cannot be re-created from "
             f"its configuration: {error}\nGive the class a `get_config` that returns every "
@@ -240,8 +242,26 @@ def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Opera
         ) from error
 
 
+def arguments_of(layer: keras.Layer) -> dict[str, Any]:
+    """What a layer was made with, as far as Keras noted it or attributes of the names have it."""
+    signature = inspect.signature(type(layer).__init__)
+    named = {n: p for n, p in list(signature.parameters.items())[1:]
+             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}  # fmt: skip
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    general = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+    given = {n: v for n, v in general.items() if takes_more or n in named}
+    recorded = getattr(layer, "_auto_config", None)
+    noted = {} if recorded is None else recorded.config
+    for name in named.keys() - given.keys():
+        value = getattr(layer, name, getattr(layer, f"_{name}", inspect.Parameter.empty))
+        value = noted.get(name, value)
+        if value is not inspect.Parameter.empty and not isinstance(value, keras.Variable):
+            given[name] = value
+    return given
+
+
 def remake(layer: keras.Layer, changes: dict[str, Any]) -> keras.Layer:
-    """A new layer by a call of its class, as far as its attributes tell what with.
+    """A new layer by a call of its class, as far as Keras or its attributes tell what with.
 
     For classes without a working ``get_config``; whether the result is right must be checked.
 
@@ -249,23 +269,15 @@ def remake(layer: keras.Layer, changes: dict[str, Any]) -> keras.Layer:
         ModelError: an argument without a default is not an attribute of the same name.
     """
     cls = type(layer)
-    signature = inspect.signature(cls.__init__)
-    named = {n: p for n, p in list(signature.parameters.items())[1:]
-             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}  # fmt: skip
-    takes_more = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    general = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
-    given = {n: v for n, v in general.items() if takes_more or n in named}
-    for name in named.keys() - given.keys():
-        value = getattr(layer, name, getattr(layer, f"_{name}", inspect.Parameter.empty))
-        if value is not inspect.Parameter.empty and not isinstance(value, keras.Variable):
-            given[name] = value
     try:
-        return cls(**given | changes)
+        new = cls(**arguments_of(layer) | changes)
     except Exception as error:  # whatever a user's code raises
         raise ModelError(
             f"The layer {layer.name!r} ({cls.__name__}) cannot be re-created: its class has no "
             f"working `get_config`, and its attributes are not its arguments: {error}"
         ) from error
+    new.name = layer.name
+    return new
 
 
 def _own_functions(operation: keras.Operation, config: dict[str, Any]) -> dict[str, Any]:

@@ -14,11 +14,13 @@ from typing import Any
 from unittest import mock
 
 import keras
-from keras.src.backend import compute_output_spec
+import numpy as np
+from keras.src.backend import compute_output_spec, in_stateless_scope, is_tensor
+from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.layers import layer as keras_layer
 from keras.src.ops.node import Node
 
-from ridurre.backend import has_graph
+from ridurre.backend import has_graph, to_numpy
 
 #: Makes a stand-in for a layer, on which its code can be run without touching the layer.
 StandIn = Callable[[Any], Any]
@@ -49,6 +51,38 @@ class _Node(Node):
 
 #: Only one thread at a time has Keras answer otherwise.
 _LOCK = threading.RLock()
+
+
+#: Symbolic tensors that stand for numbers, and these.
+Constants = list[tuple[keras.KerasTensor, np.ndarray]]
+
+
+def symbolic(structure: Any, constants: Constants) -> Any:
+    """Numbers become symbolic tensors, which are noted; everything else stays."""
+
+    def one(x: Any) -> Any:
+        if not (is_tensor(x) or isinstance(x, np.ndarray)):
+            return x
+        value = to_numpy(x)
+        constants.append((keras.KerasTensor(value.shape, dtype=str(value.dtype)), value))
+        return constants[-1][0]
+
+    return keras.tree.map_structure(one, structure)
+
+
+@contextlib.contextmanager
+def seeing_constants(constants: Constants) -> Iterator[None]:
+    """While inside, layers with weights are seen that are called on numbers (of positions, say)."""
+    called: Any = keras_layer.Layer.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        numbers = not in_stateless_scope() and not any_symbolic_tensors(args, kwargs)
+        if numbers and (self.variables or not self.built):
+            args, kwargs = symbolic((args, kwargs), constants)
+        return called(self, *args, **kwargs)
+
+    with _LOCK, mock.patch.object(keras_layer.Layer, "__call__", call):
+        yield
 
 
 @contextlib.contextmanager

@@ -29,7 +29,13 @@ from ridurre.backend import (
     parameters_of,
     to_numpy,
 )
-from ridurre.backend.inner import answering_by_code, tensors_in
+from ridurre.backend.inner import (
+    Constants,
+    answering_by_code,
+    seeing_constants,
+    symbolic,
+    tensors_in,
+)
 from ridurre.errors import ModelError, OpeningError
 
 #: The batch size that code is run with, and what stands for the other sizes that are left open:
@@ -47,12 +53,14 @@ class Opened:
         graph: its inputs (in the order of the tensors among the arguments), calls and outputs; all
             shapes are known.
         masks: the Keras masks that came with the inputs, symbolic: (input, mask).
+        constants: numbers that the code makes and gives to layers or returns: (symbolic, numbers).
         parameters: the layer's own weights: (symbolic tensor, weight).
         structure: the outputs as the layer returns them.
     """
 
     graph: FunctionalGraph
     masks: list[tuple[keras.KerasTensor, keras.KerasTensor]]
+    constants: Constants
     parameters: list[tuple[keras.KerasTensor, keras.Variable]]
     structure: Any
 
@@ -187,22 +195,33 @@ def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) 
     args, kwargs = keras.tree.map_structure(inputs, (args, kwargs))
     shadow, parameters = _shadow(layer)
     with _without_new_nodes(layer):
-        structure = _run(shadow, args, kwargs)
+        constants: Constants = []
+        structure = _run(shadow, args, kwargs, constants)
         outputs = tensors_in(structure)
-        leaves = [*inputs.tensors, *(m for _, m in inputs.masks), *(t for t, _ in parameters)]
+        leaves = [*inputs.tensors, *(t for t, _ in [*constants, *parameters])]
+        leaves += [m for _, m in inputs.masks]
         graph = FunctionalGraph(inputs.in_order, _nodes(outputs, leaves), outputs)
-    opened = Opened(graph, inputs.masks, parameters, structure)
+    used = {id(t) for t in [*outputs, *(t for node in graph.nodes for t in _tensors_of(node))]}
+    constants = [(t, value) for t, value in constants if id(t) in used]
+    opened = Opened(graph, inputs.masks, constants, parameters, structure)
     _check_reached(layer, opened)
     return opened
 
 
-def _run(shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _tensors_of(node: Node) -> list[Any]:
+    return keras.tree.flatten((node.args, node.kwargs))
+
+
+def _run(
+    shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], constants: Constants
+) -> Any:
     """Call a shadow, and let its code run on the symbolic tensors themselves."""
     before = dict(vars(shadow))
     found: list[tuple[Any, list[Any]]] = []
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        outputs = shadow.call(*args, **kwargs)
+        with seeing_constants(constants):
+            outputs = symbolic(shadow.call(*args, **kwargs), constants)
         histories = [getattr(t, "_keras_history", None) for t in keras.tree.flatten(outputs)]
         found.append((outputs, histories))
         return outputs
@@ -248,9 +267,19 @@ def _build_outside(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def _build_inside(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    shadow, _ = _shadow(layer)
-    vars(shadow)["built"] = True
-    _run(shadow, args, kwargs)
+    """Run a layer's code once, which builds what is in it."""
+    error: Exception | None = None
+    for size in OPEN_SIZES:
+        known = keras.tree.map_structure(_Inputs(size), (args, kwargs))
+        shadow, _ = _shadow(layer)
+        vars(shadow)["built"] = True
+        try:
+            _run(shadow, *known, [])
+            return
+        except Exception as failure:  # whatever a user's code raises
+            error = error or failure
+    if error is not None:
+        raise error
 
 
 def graph_between(leaves: list[keras.KerasTensor], outputs: list[Any]) -> FunctionalGraph:
