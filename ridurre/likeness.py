@@ -61,7 +61,19 @@ def _like_nodes(x: Node, y: Node, twins: dict[int, int], places: Any) -> bool:
 
 def _like_layers(a: keras.Layer, b: keras.Layer, places: Any) -> bool:
     numbers = [[places[i].get(id(v)) for v in own_variables(x)] for i, x in enumerate((a, b))]
-    return numbers[0] == numbers[1] and nameless(a.get_config()) == nameless(b.get_config())
+    return numbers[0] == numbers[1] and nameless(config_of(a)) == nameless(config_of(b))
+
+
+def config_of(layer: keras.Layer) -> Any:
+    """What a layer says of itself; where that fails, the plain values that it holds.
+
+    Nobody may ever have asked it.
+    """
+    try:
+        return layer.get_config()
+    except Exception:  # whatever a user's code raises
+        plain = (bool, int, float, str, type(None), tuple)
+        return {k: v for k, v in vars(layer).items() if isinstance(v, plain)}
 
 
 def nameless(config: Any) -> Any:
@@ -113,4 +125,8 @@ def _selection(x: Node) -> Any:
     if key is None:
         return id(x)
     sizes = iter(tensor.shape)
-    return [None if p is None else np.arange(next(sizes))[p].tolist() for p in key]
+    return [None if p is None else _chosen(p, next(sizes)) for p in key]
+
+
+def _chosen(part: Any, size: int | None) -> Any:
+    return repr(part) if size is None else np.arange(size)[part].tolist()

@@ -21,7 +21,8 @@ from ridurre.backend import (
     to_numpy,
     view_of,
 )
-from ridurre.backend.state import copy_hidden_state, returning
+from ridurre.backend.inner import returning, tensors_in
+from ridurre.backend.state import copy_hidden_state
 from ridurre.backend.training import compile_like, optimizer_slots
 from ridurre.errors import RequestError, RuleError
 from ridurre.graph import ChannelGraph, Labels
@@ -137,7 +138,7 @@ class Rebuilder:
         """
         for node in graph.nodes:
             args, kwargs = _replace((node.args, node.kwargs), tensors)
-            outputs = keras.tree.flatten(self._call(node, args, kwargs))
+            outputs = tensors_in(self._call(node, args, kwargs))
             tensors |= {id(t): new for t, new in zip(node.outputs, outputs, strict=True)}
         return [tensors[id(t)] for t in graph.outputs]
 
@@ -179,7 +180,7 @@ class Rebuilder:
             outputs = new(*args, **kwargs)
         else:
             outputs = rule_for(node.operation).replay(call, self.kept, new, args, kwargs)
-        self._check_outputs(call, keras.tree.flatten(outputs))
+        self._check_outputs(call, tensors_in(outputs))
         return outputs
 
     def _check_outputs(self, call: Call, outputs: list[keras.KerasTensor]) -> None:
@@ -223,11 +224,13 @@ class Rebuilder:
             ]
             for v, t in zip(call.outputs, opened.graph.outputs, strict=True)
         ]
-        tensors = [
+        tensors = iter(
             keras.KerasTensor(shape, dtype=t.dtype)
             for shape, t in zip(shapes, opened.graph.outputs, strict=True)
-        ]
-        return keras.tree.pack_sequence_as(opened.structure, tensors)
+        )
+        return keras.tree.map_structure(
+            lambda t: None if t is None else next(tensors), opened.structure
+        )
 
     def smaller(self, call: Call) -> keras.Layer:
         """The smaller form of a layer whose code was looked into.

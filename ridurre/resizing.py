@@ -29,6 +29,8 @@ from ridurre.backend.state import (
 Way = tuple[int, ...]
 #: How many numbers of a configuration are changed in all combinations; of more, one or two or all.
 MANY = 6
+#: How many times a size a number may be.
+FACTORS = (2, 3, 4)
 #: What a configuration says about other things than sizes.
 NO_SIZES = frozenset({"name", "dtype", "trainable", "activity_regularizer", "built", "seed"})
 
@@ -167,17 +169,34 @@ def alternatives(
 ) -> Iterator[dict[str, Any]]:
     """What to set differently among named numbers, given which numbers changed; least first.
 
+    At last come numbers that are a multiple of a size: of two halves of a gate, say.
+
     Args:
         values: numbers, and lists of numbers, by name.
         changes: sizes that changed, to what.
     """
-    places = [
-        (name, index, new)
+    numbers = [
+        (name, index, number)
         for name, value in values.items()
         if name not in NO_SIZES
-        for index, old in _numbers(value)
-        for new in sorted(changes.get(old, ()))
+        for index, number in _numbers(value)
     ]
+    equal, multiple = (
+        [
+            (name, index, times * new)
+            for name, index, number in numbers
+            for times in factors
+            if number % times == 0
+            for new in sorted(changes.get(number // times, ()))
+        ]
+        for factors in ((1,), FACTORS)
+    )
+    yield from _combined(values, equal)
+    for place in multiple:
+        yield _changed(values, [place])
+
+
+def _combined(values: Mapping[str, Any], places: list[Any]) -> Iterator[dict[str, Any]]:
     count = len(places)
     sizes = range(count + 1) if count <= MANY else (0, 1, 2, count)
     for chosen in chain.from_iterable(combinations(places, n) for n in sizes):

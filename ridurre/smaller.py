@@ -18,12 +18,23 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from ridurre.backend import FunctionalGraph, all_layers, infer, own_variables, recreate, to_numpy
-from ridurre.backend.opening import Opened, forgetting_calls, graph_between, open_call
-from ridurre.backend.state import build_on, weights_made_by, with_masks
+from ridurre.backend import (
+    FunctionalGraph,
+    all_layers,
+    arguments_of,
+    infer,
+    own_variables,
+    recreate,
+    remake,
+    to_numpy,
+)
+from ridurre.backend.inner import Constants, answering_by_code, tensors_in
+from ridurre.backend.opening import Opened, forgetting_calls, graph_between, open_call, stand_in
+from ridurre.backend.state import build_on, says_shapes, weights_made_by, with_masks
+from ridurre.errors import ModelError
 from ridurre.graph.labels import Value, varying
 from ridurre.graph.rules import Call, Kept
-from ridurre.likeness import alike, nameless
+from ridurre.likeness import alike, config_of, nameless
 from ridurre.resizing import Sizes, Way, alternatives, resize, way_to
 
 #: Builds the smaller form of a graph on smaller tensors, by their ids; returns its outputs.
@@ -131,6 +142,7 @@ class Smaller:
             if [tuple(v.shape) for v in own_variables(layer)] != expected.shapes:
                 return None
             fits = self._looks_right(layer, expected) or self._computes(layer, expected)
+            fits = fits and self._announces(layer, expected)
         except Exception as error:  # whatever a user's code says to a size it does not like
             logger.debug("%s as %s: %s", self.call.name, candidate.what, error)
             return None
@@ -142,6 +154,9 @@ class Smaller:
         opened = open_call(layer, args, kwargs)
         inputs = self._unique(opened.graph.inputs)
         masks = [mask for _, mask in opened.masks]
+        if not _equal(opened.constants, self.opened.constants):
+            return False
+        masks += [constant for constant, _ in opened.constants]
         own, parameters = own_variables(layer), {id(v): t for t, v in opened.parameters}
         number = self._numbers()
         theirs = [parameters[id(own[number[id(v)]])] for _, v in self.opened.parameters]
@@ -150,6 +165,22 @@ class Smaller:
         return alike(
             expected.graph, opened.graph, same, (places, {id(v): i for i, v in enumerate(own)})
         )
+
+    def _announces(self, layer: Any, expected: Expected) -> bool:
+        """Whether Keras is told the right shapes, if the class tells them itself."""
+        if not says_shapes(self.layer) or not self._announced(
+            self.layer, self.opened.graph.inputs, self.opened.graph.outputs
+        ):
+            return True
+        return self._announced(layer, expected.small, expected.graph.outputs)
+
+    def _announced(self, layer: Any, inputs: list[Any], outputs: list[Any]) -> bool:
+        args, kwargs = self._on(inputs)
+        try:
+            said = tensors_in(layer.compute_output_spec(*args, **kwargs))
+        except Exception:  # whatever a user's code raises
+            return False
+        return [tuple(t.shape) for t in said] == [tuple(t.shape) for t in outputs]
 
     @staticmethod
     def _unique(tensors: list[Any]) -> list[Any]:
@@ -170,6 +201,9 @@ class Smaller:
     def _computes(self, layer: keras.Layer, expected: Expected) -> bool:
         """Whether it returns what it should, with random weights on random inputs."""
         arrays = [self._random(t.shape, t.dtype, "input") for t in expected.graph.inputs]
+        constants = {id(t): value for t, value in self.opened.constants}
+        for index, (tensor, _) in enumerate(self._pairs()):
+            arrays[index] = constants.get(id(tensor), arrays[index])
         values = [
             self._random(s, v.dtype, v.name) if s else to_numpy(v)
             for s, v in zip(expected.shapes, own_variables(self.layer), strict=True)
@@ -180,7 +214,7 @@ class Smaller:
     def key(self) -> str:
         """What the answer depends on: like layers that lose alike come in like forms."""
         shapes = [self._shape(v) for v in own_variables(self.layer)]
-        config = nameless(self.layer.get_config()) if self._changes() else None
+        config = nameless(config_of(self.layer)) if self._changes() else None
         inputs = [new.shape for _, new in self._pairs()]
         outputs = [
             [self.kept.count(v.labels, a) for a in varying(v.labels)]
@@ -191,7 +225,14 @@ class Smaller:
 
     def _same(self) -> keras.Layer:
         """The layer anew, where nothing in it goes."""
-        layer: Any = recreate(self.layer, {})
+        try:
+            layer: Any = recreate(self.layer, {})
+        except ModelError:
+            candidate = Candidate(("as it is",), partial(remake, self.layer, {}))
+            layer = self._fitting(candidate, self._expected())
+            if layer is None:
+                raise
+            return layer
         if self.layer.built:
             self._build(layer)
         self._name_like_the_original(layer)
@@ -242,13 +283,18 @@ class Smaller:
         return {size: new for size, new in found.items() if new}
 
     def _pairs(self) -> list[tuple[keras.KerasTensor, keras.KerasTensor]]:
-        """Inputs and masks as they were opened with, each once, and their smaller forms."""
+        """Inputs, masks and constants as they were opened with, each once, and smaller."""
         pairs: dict[int, tuple[keras.KerasTensor, keras.KerasTensor]] = {}
         for tensor, value in zip(self.opened.graph.inputs, self.call.inputs, strict=True):
             shape = self._shape_of(value, tensor.shape)
             pairs[id(tensor)] = (tensor, keras.KerasTensor(shape, dtype=tensor.dtype))
         for _, mask in self.opened.masks:
             pairs[id(mask)] = (mask, keras.KerasTensor(mask.shape, dtype=mask.dtype))
+        for constant, _ in self.opened.constants:
+            pairs[id(constant)] = (
+                constant,
+                keras.KerasTensor(constant.shape, dtype=constant.dtype),
+            )
         return list(pairs.values())
 
     def _expected(self) -> Expected:
@@ -261,7 +307,7 @@ class Smaller:
         small = [tensors[id(t)] for t in self.opened.graph.inputs]
         for tensor, mask in self.opened.masks:
             with_masks([tensors[id(tensor)]], {0: tensors[id(mask)]})
-        with keras.name_scope(self.layer.name):
+        with keras.name_scope(self.layer.name), answering_by_code(stand_in):
             outputs = self._walk(self.opened.graph, tensors)
         parts = {k: new for k, (_, new) in self._parts.items() if k not in known}
         shapes = [self._shape(v) for v in own_variables(self.layer)]
@@ -292,7 +338,7 @@ class Smaller:
             for a, t in zip(arrays, expected.graph.inputs, strict=True)
         ]
         function = keras.Function(expected.graph.inputs, expected.graph.outputs)
-        return [to_numpy(y) for y in keras.tree.flatten(function(tensors))]
+        return [to_numpy(y) for y in tensors_in(function(tensors))]
 
     def _run(self, layer: keras.Layer, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """What a layer returns for these inputs."""
@@ -304,7 +350,7 @@ class Smaller:
         for tensor, mask in self.opened.masks:
             with_masks([tensors[id(tensor)]], {0: tensors[id(mask)]})
         args, kwargs = self._on([tensors[id(t)] for t in self.opened.graph.inputs])
-        return [to_numpy(y) for y in keras.tree.flatten(infer(layer, args, kwargs))]
+        return [to_numpy(y) for y in tensors_in(infer(layer, args, kwargs))]
 
     def _random(self, shape: Any, dtype: str, name: str) -> np.ndarray:
         """Random numbers that hide no mistake: neither zeros nor ones, variances positive."""
@@ -321,9 +367,18 @@ class Smaller:
 
     def _from_configuration(self) -> Iterator[Candidate]:
         """The class's own smaller forms: other numbers for its constructor."""
-        for changes in alternatives(self.layer.get_config(), self._changes()):
+        make, config = self._maker()
+        for changes in alternatives(config, self._changes()):
             what = (type(self.layer), "configuration", *sorted(changes))
-            yield Candidate(what, partial(recreate, self.layer, changes))
+            yield Candidate(what, partial(make, self.layer, changes))
+
+    def _maker(self) -> tuple[Callable[..., Any], dict[str, Any]]:
+        """How the class is made anew, and the numbers that it is made with."""
+        try:
+            recreate(self.layer, {})
+            return recreate, self.layer.get_config()
+        except ModelError:
+            return remake, arguments_of(self.layer)
 
     def _from_parts(self, expected: Expected) -> Iterator[Candidate]:
         """The layer of the full size with smaller parts, and other numbers on ``self``."""
@@ -340,7 +395,7 @@ class Smaller:
             yield Candidate(what, partial(self._of_parts, sizes))
 
     def _of_parts(self, sizes: Sizes) -> keras.Layer:
-        return resize(recreate(self.layer, {}), sizes)
+        return resize(self._maker()[0](self.layer, {}), sizes)
 
     def _ways(self, expected: Expected) -> dict[Way, keras.Layer]:
         """The smaller sub-layers by where they go."""
@@ -350,6 +405,8 @@ class Smaller:
             if new is None or not isinstance(old, keras.Layer) or _alike(old, new):
                 continue
             way = way_to(self.layer, old)
+            if way is None and not old.variables:  # the code makes it, at every call
+                continue
             if way is None:
                 raise NoSmallerForm(
                     f"{self.call.name!r} ({self.call.kind}) calls {old.name!r} and Keras does not "
@@ -365,7 +422,13 @@ _BY_KERAS = frozenset(vars(keras.layers.Layer())) | {"_build_shapes_dict"}
 
 def _alike(old: keras.Layer, new: keras.Layer) -> bool:
     shapes = [[tuple(v.shape) for v in own_variables(x)] for x in (old, new)]
-    return shapes[0] == shapes[1] and old.get_config() == new.get_config()
+    return shapes[0] == shapes[1] and config_of(old) == config_of(new)
+
+
+def _equal(a: Constants, b: Constants) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x, y) for (_, x), (_, y) in zip(a, b, strict=True)
+    )
 
 
 def _close(found: list[np.ndarray], wanted: list[np.ndarray]) -> bool:

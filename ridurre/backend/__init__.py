@@ -8,6 +8,7 @@ which tensors, with which arguments). What is needed of the private one is wrapp
 from __future__ import annotations
 
 import contextlib
+import inspect
 import types
 import warnings
 from collections.abc import Callable
@@ -254,12 +255,52 @@ def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Opera
     except Exception as error:
         if not isinstance(operation, keras.Layer):
             return _copy_operation(operation, changes)
+        if type(operation).__module__.startswith("keras."):  # `Identity` does not take its own
+            return remake(operation, changes)
         raise ModelError(
             f"The layer {operation.name!r} ({type(operation).__name__}) cannot be re-created from "
             f"its configuration: {error}\nGive the class a `get_config` that returns every "
             "argument of its constructor, and register its custom objects with "
             "@keras.saving.register_keras_serializable()."
         ) from error
+
+
+def arguments_of(layer: keras.Layer) -> dict[str, Any]:
+    """What a layer was made with, as far as Keras noted it or attributes of the names have it."""
+    signature = inspect.signature(type(layer).__init__)
+    named = {n: p for n, p in list(signature.parameters.items())[1:]
+             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}  # fmt: skip
+    takes_more = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    general = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
+    given = {n: v for n, v in general.items() if takes_more or n in named}
+    recorded = getattr(layer, "_auto_config", None)
+    noted = {} if recorded is None else recorded.config
+    for name in named.keys() - given.keys():
+        value = getattr(layer, name, getattr(layer, f"_{name}", inspect.Parameter.empty))
+        value = noted.get(name, value)
+        if value is not inspect.Parameter.empty and not isinstance(value, keras.Variable):
+            given[name] = value
+    return given
+
+
+def remake(layer: keras.Layer, changes: dict[str, Any]) -> keras.Layer:
+    """A new layer by a call of its class, as far as Keras or its attributes tell what with.
+
+    For classes without a working ``get_config``; whether the result is right must be checked.
+
+    Raises:
+        ModelError: an argument without a default is not an attribute of the same name.
+    """
+    cls = type(layer)
+    try:
+        new = cls(**arguments_of(layer) | changes)
+    except Exception as error:  # whatever a user's code raises
+        raise ModelError(
+            f"The layer {layer.name!r} ({cls.__name__}) cannot be re-created: its class has no "
+            f"working `get_config`, and its attributes are not its arguments: {error}"
+        ) from error
+    new.name = layer.name
+    return new
 
 
 def _own_functions(operation: keras.Operation, config: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ does to the attributes does not reach the layer.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,13 @@ from ridurre.backend import (
     Node,
     all_layers,
     parameters_of,
+)
+from ridurre.backend.inner import (
+    Constants,
+    answering_by_code,
+    seeing_constants,
+    symbolic,
+    tensors_in,
 )
 from ridurre.errors import OpeningError
 
@@ -42,12 +50,14 @@ class Opened:
         graph: its inputs (in the order of the tensors among the arguments), calls and outputs; all
             shapes are known.
         masks: the Keras masks that came with the inputs, symbolic: (input, mask).
+        constants: numbers that the code makes and gives to layers or returns: (symbolic, numbers).
         parameters: the layer's own weights: (symbolic tensor, weight).
         structure: the outputs as the layer returns them.
     """
 
     graph: FunctionalGraph
     masks: list[tuple[keras.KerasTensor, keras.KerasTensor]]
+    constants: Constants
     parameters: list[tuple[keras.KerasTensor, keras.Variable]]
     structure: Any
 
@@ -106,11 +116,16 @@ def open_call(layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any])
             error = error or failure
         if not _has_open_sizes(args, kwargs):
             break
-    lines = [line for line in str(error).splitlines() if line.strip()]
     raise OpeningError(
-        f"its code does not run on symbolic tensors ({type(error).__name__}: "
-        f"{lines[0] if lines else 'no message'})"
+        f"its code does not run on symbolic tensors ({type(error).__name__}: {_first_line(error)})"
     ) from error
+
+
+def _first_line(error: Exception | None) -> str:
+    """What an error says, without what Keras puts in front of it and in colours."""
+    lines = [re.sub("\x1b\\[\\d+m", "", line).strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered when")]
+    return said[0] if said else "no message"
 
 
 def _has_open_sizes(*arguments: Any) -> bool:
@@ -119,26 +134,37 @@ def _has_open_sizes(*arguments: Any) -> bool:
 
 
 def _open(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], size: int) -> Opened:
-    inputs = _Inputs(size)
+    inputs = Inputs(size)
     args, kwargs = keras.tree.map_structure(inputs, (args, kwargs))
     shadow, parameters = shadow_of(layer)
     with _without_new_nodes(layer):
-        structure = run_code(shadow, args, kwargs)
-        outputs = keras.tree.flatten(structure)
-        leaves = [*inputs.tensors, *(m for _, m in inputs.masks), *(t for t, _ in parameters)]
+        constants: Constants = []
+        structure = run_code(shadow, args, kwargs, constants)
+        outputs = tensors_in(structure)
+        leaves = [*inputs.tensors, *(t for t, _ in [*constants, *parameters])]
+        leaves += [m for _, m in inputs.masks]
         graph = FunctionalGraph(inputs.in_order, _nodes(outputs, leaves), outputs)
-    opened = Opened(graph, inputs.masks, parameters, structure)
+    used = {id(t) for t in [*outputs, *(t for node in graph.nodes for t in _tensors_of(node))]}
+    constants = [(t, value) for t, value in constants if id(t) in used]
+    opened = Opened(graph, inputs.masks, constants, parameters, structure)
     _check_reached(layer, opened)
     return opened
 
 
-def run_code(shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _tensors_of(node: Node) -> list[Any]:
+    return keras.tree.flatten((node.args, node.kwargs))
+
+
+def run_code(
+    shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], constants: Constants
+) -> Any:
     """Call a shadow, and let its code run on the symbolic tensors themselves."""
     before = dict(vars(shadow))
     found: list[tuple[Any, list[Any]]] = []
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        outputs = shadow.call(*args, **kwargs)
+        with seeing_constants(constants):
+            outputs = symbolic(shadow.call(*args, **kwargs), constants)
         histories = [getattr(t, "_keras_history", None) for t in keras.tree.flatten(outputs)]
         found.append((outputs, histories))
         return outputs
@@ -146,7 +172,8 @@ def run_code(shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     # Keras decides here between shapes and numbers; what stands before it (masks, types, the
     # training flag) is wanted.
     vars(shadow)["symbolic_call"] = run
-    shadow(*args, **kwargs)
+    with answering_by_code(stand_in):
+        shadow(*args, **kwargs)
     ((structure, histories),) = found
     for tensor, history in zip(keras.tree.flatten(structure), histories, strict=True):
         _set_history(tensor, history)  # Keras made them outputs of the shadow
@@ -159,7 +186,7 @@ def graph_between(leaves: list[keras.KerasTensor], outputs: list[Any]) -> Functi
     return FunctionalGraph(leaves, _nodes(outputs, leaves), outputs)
 
 
-class _Inputs:
+class Inputs:
     """Makes a fresh tensor of known shape for every symbolic one, and keeps them in order."""
 
     def __init__(self, size: int) -> None:
@@ -170,9 +197,11 @@ class _Inputs:
 
     @property
     def tensors(self) -> list[keras.KerasTensor]:
+        """All that were made, each once."""
         return list(self._made.values())
 
     def __call__(self, x: Any) -> Any:
+        """A fresh tensor, the same for the same one; everything else stays."""
         if not isinstance(x, keras.KerasTensor):
             return x
         if id(x) not in self._made:
@@ -213,6 +242,11 @@ def shadow_of(layer: Any) -> tuple[Any, list[tuple[keras.KerasTensor, keras.Vari
     state = {k: v if k in _BOOKS else replace(v) for k, v in vars(layer).items()}
     vars(shadow).update(state | {"_losses": [], "_inbound_nodes": [], "_outbound_nodes": []})
     return shadow, list(made.values())
+
+
+def stand_in(layer: Any) -> Any:
+    """Something with the layer's code and attributes, its own weights symbolic."""
+    return shadow_of(layer)[0]
 
 
 def _rebuilt(old: dict[Any, Any], new: dict[Any, Any]) -> dict[Any, Any]:

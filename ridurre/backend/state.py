@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -12,7 +10,7 @@ import numpy as np
 from keras.src.backend import set_keras_mask
 
 from ridurre.backend import all_layers, to_numpy
-from ridurre.backend.opening import run_code, shadow_of
+from ridurre.backend.opening import OPEN_SIZES, Inputs, run_code, shadow_of
 
 
 class _BuiltAlready(Exception):
@@ -21,12 +19,15 @@ class _BuiltAlready(Exception):
 
 def build_on(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Build a layer as a call with these symbolic tensors would, without the call."""
-    if layer.built:
-        return
+    if not layer.built:
+        _build_outside(layer, args, kwargs)
+    if not all(x.built for x in all_layers(layer)):  # a `build` that leaves them to the first call
+        _build_inside(layer, args, kwargs)
+
+
+def _build_outside(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if not builds_itself(layer):  # Keras would trace the whole code to build what is in it
-        shadow, _ = shadow_of(layer)
-        vars(shadow)["built"] = True
-        run_code(shadow, args, kwargs)
+        _build_inside(layer, args, kwargs)
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise _BuiltAlready
@@ -40,15 +41,20 @@ def build_on(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         del vars(layer)["symbolic_call"]
 
 
-@contextlib.contextmanager
-def returning(layer: Any, outputs: Any) -> Iterator[None]:
-    """While inside, a symbolic call of the layer returns tensors like these: nothing is traced."""
-    fresh = keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, dtype=t.dtype), outputs)
-    vars(layer)["compute_output_spec"] = lambda *args, **kwargs: fresh
-    try:
-        yield
-    finally:
-        del vars(layer)["compute_output_spec"]
+def _build_inside(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Run a layer's code once, which builds what is in it."""
+    error: Exception | None = None
+    for size in OPEN_SIZES:
+        known, named = keras.tree.map_structure(Inputs(size), (args, kwargs))
+        shadow, _ = shadow_of(layer)
+        vars(shadow)["built"] = True
+        try:
+            run_code(shadow, known, named, [])
+            return
+        except Exception as failure:  # whatever a user's code raises
+            error = error or failure
+    if error is not None:
+        raise error
 
 
 def children_of(layer: keras.Layer) -> list[keras.Layer]:
@@ -64,6 +70,15 @@ def weights_made_by(layer: keras.Layer) -> list[keras.Variable]:
 def builds_itself(layer: keras.Layer) -> bool:
     """Whether the layer's class says how it is built (and does not wait for its first call)."""
     return getattr(type(layer).build, "_is_default", False) is False
+
+
+def says_shapes(layer: keras.Layer) -> bool:
+    """Whether the layer's class says itself what shapes it returns."""
+    cls = type(layer)
+    return (
+        cls.compute_output_shape is not keras.Layer.compute_output_shape
+        or cls.compute_output_spec is not keras.Layer.compute_output_spec
+    )
 
 
 def take_over(layer: keras.Layer, other: keras.Layer) -> None:

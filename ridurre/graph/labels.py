@@ -221,7 +221,8 @@ class LabelSpace:
 
     def keep_some(self, labels: Labels, least: int) -> None:
         """At least so many positions along the first axis must stay."""
-        self.parts.append(Part(labels, least))
+        if labels.size:
+            self.parts.append(Part(labels, least))
 
     def normalise(self, matrix: Labels) -> None:
         """Each row shares statistics: removing a part of it changes what remains."""

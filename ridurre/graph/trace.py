@@ -99,6 +99,7 @@ class Trace:
             if has_graph(node.operation):
                 tensors = match_inputs(node.operation, args, kwargs)
                 inner = functional_graph(node.operation)
+                tensors = [_of_rank(v, t) for v, t in zip(tensors, inner.inputs, strict=True)]
                 results = self._run(inner, self._given(inner, tensors), name + "/")
                 self._tie_nested(node.operation, tensors + results, name)
             else:
@@ -107,7 +108,7 @@ class Trace:
                     [unlabelled(t) for t in node.outputs],
                 )  # fmt: skip
                 call.place = None if inside is None else (inside, index)
-                call.opened = self._look_into(node, name)
+                call.opened = self._look_into(node, call)
                 results = self._enter(call) if call.opened else self._interpret(call)
                 self.first_call.setdefault(id(node.outputs[0]), call)
             values |= {id(t): v for t, v in zip(node.outputs, results, strict=True)}
@@ -115,16 +116,18 @@ class Trace:
             self.first_value.setdefault(key, value)
         return [values[id(t)] for t in graph.outputs]
 
-    def _look_into(self, node: Any, name: str) -> Opened | None:
+    def _look_into(self, node: Any, call: Call) -> Opened | None:
         """What a layer without a rule does, if its code shows it."""
         if not rule_for(node.operation).barrier or not can_open(node.operation):
             return None
         try:
             if id(node.operation) in self._shut:
                 raise OpeningError(self._shut[id(node.operation)])
+            if not all(map(_knows_sizes, keras_tensors((node.args, node.kwargs)), call.inputs)):
+                raise OpeningError("channels lie along axes whose sizes Keras does not know")
             return open_call(node.operation, node.args, node.kwargs)
         except OpeningError as error:
-            self.closed[name] = str(error)
+            self.closed[call.name] = str(error)
             return None
 
     def _enter(self, call: Call) -> list[Value]:
@@ -138,6 +141,7 @@ class Trace:
         for tensor, mask in opened.masks:
             values[id(mask)] = unlabelled(mask)
             self.masks[values[id(mask)]] = values[id(tensor)]
+        values |= {id(t): unlabelled(t) for t, _ in opened.constants}
         values |= {
             id(t): Parameter(tuple(t.shape), NO_LABELS, v, tuple(range(len(t.shape))))
             for t, v in opened.parameters
@@ -229,6 +233,27 @@ def _name(operation: keras.Operation, index: int | None) -> str:
     if index is None or isinstance(operation, keras.Layer):
         return operation.name
     return f"{type(operation).__name__.lower()}_{index}"
+
+
+def _of_rank(value: Value, tensor: keras.KerasTensor) -> Value:
+    """What a model makes of an input that has an axis of size 1 too few or too many at the end."""
+    missing = len(tensor.shape) - len(value.shape)
+    if missing == 1:
+        return replace(value, shape=(*value.shape, 1), labels=value.labels[..., None])
+    if missing == -1:
+        return replace(value, shape=value.shape[:-1], labels=value.labels[..., 0])
+    return value
+
+
+def keras_tensors(arguments: Any) -> list[keras.KerasTensor]:
+    """The symbolic tensors among a call's arguments, in order."""
+    return [t for t in keras.tree.flatten(arguments) if isinstance(t, keras.KerasTensor)]
+
+
+def _knows_sizes(tensor: keras.KerasTensor, value: Value) -> bool:
+    """Whether the sizes of all axes on which labels vary are known."""
+    sizes = zip(tensor.shape, value.labels.shape, strict=True)
+    return all(n is not None or labelled == 1 for n, labelled in sizes)
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Value]:

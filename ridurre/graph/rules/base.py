@@ -57,8 +57,10 @@ class Call:
 
     def argument(self, name: str) -> Any:
         """An argument of the call by its name; None if it was not given."""
-        given = inspect.signature(self.operation.call).bind(*self.args, **self.kwargs)
-        return given.arguments.get(name)
+        signature = inspect.signature(self.operation.call)
+        # Keras drops `training` and `mask` where a layer does not take them.
+        taken = {k: v for k, v in self.kwargs.items() if k in signature.parameters}
+        return signature.bind(*self.args, **taken).arguments.get(name)
 
 
 class Work(NamedTuple):

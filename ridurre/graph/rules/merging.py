@@ -230,7 +230,8 @@ def join(values: Sequence[Value], axis: int, space: LabelSpace) -> Labels:
     common = list(np.broadcast_shapes(*map(tuple, shapes)))
     parts = []
     for value in values:
-        common[axis] = value.shape[axis] or 1
+        size = value.shape[axis]
+        common[axis] = 1 if size is None else size
         parts.append(np.broadcast_to(value.labels, common))
     return np.concatenate(parts, axis)
 

@@ -85,7 +85,7 @@ class GetItemRule(Rule):
             space.freeze(labels, Reason.SHAPE)
             return fixed(call.outputs[0])
         sizes = iter(labels.shape)
-        part = labels[tuple(p if p is None else _on_size(p, next(sizes)) for p in key)]
+        part = np.asarray(labels[tuple(p if p is None else _on_size(p, next(sizes)) for p in key)])
         space.keep_one(part)
         return compact(part)
 
