@@ -4,7 +4,8 @@ python benchmarks/deploy.py
 
 makes an environment with the runtimes at first, and runs itself in it. Every model is pruned in
 several ways and exported with `ridurre.export`, which holds each file against Keras; the files of
-one runtime are then timed in a process of their own, in turns.
+one runtime are then timed in a process of their own, in turns. What was measured before, of other
+models or ways, stays in the tables.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from common import HERE, here_and_now, other_python, say, table, write
+from common import HERE, RESULTS, here_and_now, other_python, say, table, write
 
 PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "tf2onnx", "onnx")
+MODELS = ["MobileNetV2", "ResNet50", "ResNet-20 (CIFAR)"]
 #: Title, ending and whether it is quantised, by the name that `--runtimes` knows.
 RUNTIMES = {
     "litert": ("LiteRT", ".tflite", False),
@@ -52,13 +54,16 @@ ABOUT = (
     "channels, to a fraction of the MACs; *round_to=8*: widths that are multiples of 8, with at "
     "most as many MACs.",
     "In a turn every file runs {runs} times on end (after one run that is not counted), and "
-    "files take turns, at least {turns} of them. *ms*: median over the turns of the median in a "
-    "turn. *Speed-up*: time whole / time pruned, the median of the ratios of the same turn, "
-    "with their quartiles. *MACs ratio*: MACs whole / MACs pruned. **Speed-up ÷ MACs ratio** is "
-    "1 where time falls as MACs do, below where it falls less. *Differs from Keras*: largest "
-    "difference on random images relative to the largest output, as `ridurre.export` finds it; "
-    "it would have refused a float32 file over 1e-4. *int8*: LiteRT's converter, calibrated on "
-    "8 random images; the model's inputs and outputs stay float32.",
+    "files take turns, at least {turns} of them. *ms*: CPU time of the process, median over the "
+    "turns of the median in a turn; on one thread, that is the latency of a machine that does "
+    "nothing else. *ms by the clock*: the same with waiting: this machine was busy, and "
+    "whatever runs longer than a slice of the scheduler is interrupted, so that short runs look "
+    "better than they are. *Speed-up*: CPU time whole / pruned, the median of the ratios of the "
+    "same turn, with their quartiles. *MACs ratio*: MACs whole / MACs pruned. **Speed-up ÷ MACs "
+    "ratio** is 1 where time falls as MACs do, below where it falls less. *Differs from Keras*: "
+    "largest difference on random images relative to the largest output, as `ridurre.export` "
+    "finds it; it would have refused a float32 file over 1e-4. *int8*: LiteRT's converter, "
+    "calibrated on 8 random images; the model's inputs and outputs stay float32.",
 )
 
 
@@ -93,40 +98,47 @@ def ready(file: Path, x: np.ndarray) -> Callable[[], Any]:
     return request.infer
 
 
-def timed(files: list[Path], side: int, options: Any) -> list[list[float]]:
-    """Median milliseconds of a prediction, for every file and turn.
+class Spent(NamedTuple):
+    """Milliseconds of a prediction."""
+
+    cpu: float
+    clock: float
+
+
+def timed(files: list[Path], side: int, options: Any) -> list[list[Spent]]:
+    """The medians of some predictions, for every file and turn.
 
     In a turn every model runs several times on end, as when it is used; the first of these, with
     the other models' weights in the caches, is not counted.
     """
     x = np.random.default_rng(0).normal(size=(1, side, side, 3)).astype("float32")
     models = [ready(file, x) for file in files]
-    found: list[list[float]] = [[] for _ in models]
+    found: list[list[Spent]] = [[] for _ in models]
     until = time.perf_counter() + options.seconds
     for turn in range(options.turns + 1):
         for model, times in zip(models, found, strict=True):
-            spent = [_milliseconds(model) for _ in range(options.runs + 1)][1:]
+            spent = [_spent(model) for _ in range(options.runs + 1)][1:]
             if turn:
-                times.append(statistics.median(spent))
+                times.append(Spent(*map(statistics.median, zip(*spent, strict=True))))
         if turn >= 10 and time.perf_counter() > until:
             break
     return found
 
 
-def _milliseconds(action: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def _spent(action: Callable[[], Any]) -> Spent:
+    clock, cpu = time.perf_counter(), time.process_time()
     action()
-    return 1000 * (time.perf_counter() - start)
+    return Spent(1000 * (time.process_time() - cpu), 1000 * (time.perf_counter() - clock))
 
 
-def timed_apart(files: list[Path], side: int, options: Any) -> list[list[float]]:
+def timed_apart(files: list[Path], side: int, options: Any) -> list[list[Spent]]:
     """The same in a process of its own."""
     command = [sys.executable, __file__, "--turns", str(options.turns), "--runs", str(options.runs)]
     command += ["--seconds", str(options.seconds), "--side", str(side), "--files", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
-    return json.loads(done.stdout.splitlines()[-1])
+    return [[Spent(*x) for x in times] for times in json.loads(done.stdout.splitlines()[-1])]
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -223,9 +235,10 @@ def measured(name: str, options: Any) -> list[dict[str, Any]]:
                 found[way] = exported(m, Path(folder, f"{i}{ending}"), quantised)
             say(f"{name}: exported for {runtime}")
             times = timed_apart([e.file for e in found.values()], model.input_shape[1], options)
-        say(f"{name}, {runtime}: {[round(statistics.median(t), 2) for t in times]} ms")
-        for way, t in zip(found, times, strict=True):
-            speedups = [a / b for a, b in zip(times[0], t, strict=True)]
+        cpu = [[spent.cpu for spent in t] for t in times]
+        say(f"{name}, {runtime}: {[round(statistics.median(t), 2) for t in cpu]} ms")
+        for way, t, clock in zip(found, cpu, times, strict=True):
+            speedups = [a / b for a, b in zip(cpu[0], t, strict=True)]
             rows.append(
                 {
                     "model": name,
@@ -234,6 +247,7 @@ def measured(name: str, options: Any) -> list[dict[str, Any]]:
                     "macs": macs[way],
                     "fewer": macs["whole"] / macs[way],
                     "milliseconds": statistics.median(t),
+                    "clock": statistics.median(spent.clock for spent in clock),
                     "speedup": statistics.median(speedups),
                     "quartiles": statistics.quantiles(speedups, n=4)[::2],
                     "turns": len(t),
@@ -246,8 +260,8 @@ def measured(name: str, options: Any) -> list[dict[str, Any]]:
 
 def table_of(rows: list[dict[str, Any]]) -> str:
     head = (
-        "pruned to MACs", "runtime", "ms", "speed-up", "quartiles", "MACs saved", "MACs ratio",
-        "speed-up ÷ MACs ratio", "MB", "differs from Keras",
+        "pruned to MACs", "runtime", "ms", "ms by the clock", "speed-up", "quartiles",
+        "MACs saved", "MACs ratio", "speed-up ÷ MACs ratio", "MB", "differs from Keras",
     )  # fmt: skip
     return table(head, [_cells(row) for row in rows])
 
@@ -259,6 +273,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         row["way"],
         RUNTIMES[row["runtime"]][0],
         f"{row['milliseconds']:.2f}",
+        f"{row['clock']:.2f}",
         "1" if whole else f"{row['speedup']:.2f}",
         "" if whole else f"{low:.2f}–{high:.2f}",
         "" if whole else f"{1 - 1 / row['fewer']:.0%}",
@@ -320,13 +335,25 @@ def in_own_environment(options: Any) -> None:
     raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)
 
 
+def kept(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These rows and those of other models and ways that were measured earlier, all kept."""
+    file = RESULTS / "deploy.json"
+    older = json.loads(file.read_text("utf-8")) if file.exists() else []
+    by_key = {(r["model"], r["runtime"], r["way"]): r for r in [*older, *rows]}
+    every = sorted(by_key.values(), key=lambda r: (MODELS.index(r["model"]), _place(r)))
+    file.write_text(json.dumps(every, indent=1) + "\n", encoding="utf-8")
+    return every
+
+
+def _place(row: dict[str, Any]) -> tuple[int, int]:
+    return list(RUNTIMES).index(row["runtime"]), list(WAYS).index(row["way"])
+
+
 def report(rows: list[dict[str, Any]], options: Any) -> None:
     names = list(dict.fromkeys(r["model"] for r in rows))
     parts = []
     for name in names:
         own = [r for r in rows if r["model"] == name]
-        ways = list(dict.fromkeys(r["way"] for r in own))
-        own.sort(key=lambda r: (list(RUNTIMES).index(r["runtime"]), ways.index(r["way"])))
         parts += [f"## {name}, {own[0]['macs'] / 1e6:.0f} million MACs", table_of(own)]
     write(
         "deploy",
@@ -344,8 +371,7 @@ def report(rows: list[dict[str, Any]], options: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ["MobileNetV2", "ResNet50", "ResNet-20 (CIFAR)"]
-    parser.add_argument("--models", nargs="+", default=names)
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     parser.add_argument("--runtimes", nargs="+", default=list(RUNTIMES), choices=RUNTIMES)
     parser.add_argument("--ways", nargs="+", default=list(WAYS)[1:], choices=list(WAYS)[1:])
     parser.add_argument("--turns", type=int, default=60, help="at most")
@@ -359,10 +385,8 @@ def main() -> None:
         return print(json.dumps(timed(options.files, options.side, options)))
     if "RIDURRE_DEPLOY" not in os.environ:
         in_own_environment(options)
-    rows = []
     for name in options.models:
-        rows += measured(name, options)
-        report(rows, options)  # after every model: the next one takes minutes
+        report(kept(measured(name, options)), options)  # the next one takes minutes
 
 
 if __name__ == "__main__":
