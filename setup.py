@@ -8,6 +8,10 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 # Held to one series: a newer one may find fault with unchanged code.
 LINTERS = ["ruff==0.17.*", "mypy==2.4.*"]
+# What `ridurre.export` needs beyond TensorFlow: what converts, and what runs the files.
+ONNX = ["onnx", "onnxruntime", "tf2onnx"]
+OPENVINO = ["openvino"]
+LITERT = ["ai-edge-litert"]
 REPORT = ["altair>=6", "igraph>=1", "jinja2", "vl-convert-python"]
 
 
@@ -38,6 +42,9 @@ setup(
     extras_require={
         "docs": ["mkdocs==1.6.*", "mkdocs-material==9.*", "mkdocstrings[python]==1.*"],
         "example": ["matplotlib"],
+        "litert": LITERT,
+        "onnx": ONNX,
+        "openvino": OPENVINO,
         "ray": ["ray"],
         "report": REPORT,
         "sensitivity": ["joblib", "matplotlib", "pandas"],
@@ -51,6 +58,9 @@ setup(
             "playwright",
             "ray",
             "tensorboardX",
+            *LITERT,
+            *ONNX,
+            *OPENVINO,
             *REPORT,
             *LINTERS,
         ],  # fmt: skip

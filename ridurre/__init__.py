@@ -6,6 +6,7 @@ from ridurre.criteria import Criterion
 from ridurre.cut import prune_batchnorm, prune_conv, prune_related_conv
 from ridurre.dependency import DependencyGraph
 from ridurre.errors import CheckpointError, RidurreError, RidurreWarning
+from ridurre.exporting import export
 from ridurre.finetune import Distillation, LinearToZero, retraining_rate
 from ridurre.graph import Group, Rule, register_rule, unregister_rule
 from ridurre.masking import keep_zeros, strip
@@ -85,6 +86,7 @@ __all__ = [
     "compact",
     "compare",
     "criteria",
+    "export",
     "iterative_prune",
     "keep_zeros",
     "lottery_ticket",

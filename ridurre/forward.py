@@ -14,19 +14,23 @@ import keras
 import numpy as np
 
 from ridurre.backend import (
+    Node,
     infer,
     keras_mask,
     mask_tensor,
     standardize_inputs,
     to_numpy,
 )
+from ridurre.backend.opening import open_call
+from ridurre.backend.state import with_masks
 from ridurre.data import Batch
 from ridurre.errors import RequestError
-from ridurre.graph.labels import Value
+from ridurre.graph.labels import Parameter, Value
 from ridurre.graph.rules import Call
 from ridurre.graph.trace import Trace
 
 Tensor: TypeAlias = Any
+Shape: TypeAlias = tuple[int | None, ...]
 
 
 class Step:
@@ -63,6 +67,10 @@ class Step:
         """Some other tensor that is known now; see `Forward.tensor`."""
         return self._forward.tensor(value, batch)
 
+    def compute(self, call: Call, tensors: dict[Value, Tensor], batch: int) -> list[Tensor]:
+        """The outputs of any call for one batch, given the tensors of its inputs."""
+        return self._forward.compute(call, tensors, batch)
+
     def run(self) -> None:
         """Run the call on all batches, once."""
         if not self._done:
@@ -96,10 +104,13 @@ class Forward:
         self.trace = trace
         self._last = _last_uses(trace)
         self._store = _Store(memory)
+        self._codes = Codes(trace)
+        self._rows: list[int] = []
         self._started = False
         self.batches = 0
         for batch in batches:
             self._put(trace.inputs, _model_inputs(trace, batch.x), self.batches)
+            self._rows.append(len(batch))
             self.batches += 1
         if not self.batches:
             raise RequestError("The data hold no samples. Expected at least one batch.")
@@ -115,13 +126,14 @@ class Forward:
             step = Step(self, call)
             yield step
             step.run()
-            for value in {*call.inputs, *call.outputs}:
+            for value in {source(self.trace, v) for v in (*call.inputs, *call.outputs)}:
                 if self._last.get(value, index) <= index:
                     self._drop(value)
 
     def knows(self, value: Value) -> bool:
         """Whether a tensor was computed and is still needed."""
-        return (value, 0) in self._store
+        value = source(self.trace, value)
+        return (value, 0) in self._store or isinstance(value, Parameter)
 
     def tensor(self, value: Value, batch: int) -> Tensor:
         """A tensor that is known.
@@ -129,13 +141,19 @@ class Forward:
         Raises:
             RequestError: it was not computed yet, or is no longer needed and was dropped.
         """
-        if (value, batch) not in self._store:
-            raise RequestError(
-                f"The tensor of shape {value.shape} is not known now. Expected one that was "
-                "computed before and is still used by a later call or an output, and a batch from "
-                f"0 to {self.batches - 1}. Received batch {batch}."
-            )
-        return self._store.get((value, batch))
+        masked = self.trace.masks.get(value)
+        if masked is not None:
+            return keras_mask(self.tensor(masked, batch))
+        value = source(self.trace, value)
+        if (value, batch) in self._store:
+            return self._store.get((value, batch))
+        if isinstance(value, Parameter):
+            return value.variable.value
+        raise RequestError(
+            f"The tensor of shape {value.shape} is not known now. Expected one that was "
+            "computed before and is still used by a later call or an output, and a batch from "
+            f"0 to {self.batches - 1}. Received batch {batch}."
+        )
 
     def outputs(self, batch: int) -> list[Tensor]:
         """The model's outputs for one batch, when all calls have run."""
@@ -145,7 +163,21 @@ class Forward:
         """Run one call on all batches; a `Step` does this."""
         for batch in range(self.batches):
             tensors = {value: self.tensor(value, batch) for value in call.inputs}
-            self._put(call.outputs, run_call(call, tensors), batch)
+            self._put(call.outputs, self.compute(call, tensors, batch), batch)
+
+    def compute(self, call: Call, tensors: dict[Value, Tensor], batch: int) -> list[Tensor]:
+        """The outputs of a call for one batch, given the tensors of its inputs."""
+        if call.place is None:
+            return run_call(call, tensors)
+        outer, index = call.place
+        shapes = [self._shape(value, batch) for value in outer.inputs]
+        return run_call(call, tensors, self._codes.node(outer, (batch, *shapes), shapes, index))
+
+    def _shape(self, value: Value, batch: int) -> Shape:
+        """The shape of a tensor; one that is gone is as the model says, with so many samples."""
+        if self.knows(value):
+            return tuple(self.tensor(value, batch).shape)
+        return (self._rows[batch], *value.shape[1:])
 
     def _put(self, values: list[Value], tensors: list[Tensor], batch: int) -> None:
         for value, tensor in zip(values, tensors, strict=True):
@@ -156,20 +188,89 @@ class Forward:
             self._store.drop((value, batch))
 
 
-def run_call(call: Call, tensors: dict[Value, Tensor]) -> list[Tensor]:
-    """The outputs of a call in inference mode, given the tensors of its inputs."""
+class Codes:
+    """What layers' code does for the sizes of the data: it may stand in the operations it makes."""
 
-    def fill(x: Any) -> Any:
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._first: dict[Any, list[Shape]] = {}
+        self._nodes: dict[Any, list[Node]] = {}
+
+    def node(self, outer: Call, key: Any, shapes: list[Shape], index: int) -> Node:
+        """One of the calls that a layer's code makes, for inputs of these shapes.
+
+        Raises:
+            RequestError: the code does something else for these sizes.
+        """
+        # What comes later in the code may ask when inputs are gone: the first answer stands.
+        shapes = self._first.setdefault((id(outer), key[0]), shapes)
+        place = (id(outer), *shapes)
+        if place not in self._nodes:
+            self._nodes[place] = self._again(outer, shapes)
+        return self._nodes[place][index]
+
+    def _again(self, outer: Call, shapes: list[Shape]) -> list[Node]:
+        opened: Any = outer.opened
+        tensors = [
+            keras.KerasTensor(shape, dtype=t.dtype)
+            for shape, t in zip(shapes, opened.graph.inputs, strict=True)
+        ]
+        for place, t in enumerate(opened.graph.inputs):
+            for masked, mask in opened.masks:
+                if masked is t:
+                    sizes = shapes[place][: len(mask.shape)]
+                    with_masks(tensors, {place: keras.KerasTensor(sizes, dtype=mask.dtype)})
+        by_value = dict(zip(outer.inputs, tensors, strict=True))
+        args, kwargs = _fill((outer.args, outer.kwargs), by_value)
+        nodes: list[Node] = open_call(outer.operation, args, kwargs).graph.nodes
+        kinds = [[type(n.operation) for n in x] for x in (nodes, opened.graph.nodes)]
+        if kinds[0] != kinds[1]:
+            raise RequestError(
+                f"The code of {outer.name!r} ({outer.kind}) does something else for inputs of the "
+                f"shapes {shapes} than for others, so that it cannot be run call by call."
+            )
+        return nodes
+
+
+def source(trace: Trace, value: Value) -> Value:
+    """What a tensor with labels stands for: itself, or a weight."""
+    return trace.aliases.get(value, value)
+
+
+def _fill(arguments: Any, tensors: dict[Value, Any]) -> Any:
+    def one(x: Any) -> Any:
         return tensors[x] if isinstance(x, Value) else x
 
-    args, kwargs = keras.tree.map_structure(fill, (call.args, call.kwargs))
-    return keras.tree.flatten(infer(call.operation, args, kwargs))
+    return keras.tree.map_structure(one, arguments)
+
+
+def run_call(call: Call, tensors: dict[Value, Tensor], node: Node | None = None) -> list[Tensor]:
+    """The outputs of a call in inference mode, given the tensors of its inputs.
+
+    Args:
+        call: the call.
+        tensors: of its inputs.
+        node: the same call in other sizes, if it is one that a layer's code makes.
+    """
+    if node is None:
+        args, kwargs = _fill((call.args, call.kwargs), tensors)
+        return keras.tree.flatten(infer(call.operation, args, kwargs))
+    given = iter(call.inputs)
+    leaves = [
+        tensors[next(given)] if isinstance(x, keras.KerasTensor) else x
+        for x in keras.tree.flatten((node.args, node.kwargs))
+    ]
+    args, kwargs = keras.tree.pack_sequence_as((node.args, node.kwargs), leaves)
+    return keras.tree.flatten(infer(node.operation, args, kwargs))
 
 
 def _last_uses(trace: Trace) -> dict[Value, float]:
     """For every tensor the number of the last call that reads it."""
-    last: dict[Value, float] = {v: i for i, call in enumerate(trace.calls) for v in call.inputs}
-    return last | dict.fromkeys(trace.outputs, math.inf)
+    last: dict[Value, float] = {}
+    for index, call in enumerate(trace.calls):
+        for value in call.inputs:
+            last[trace.masks.get(value, source(trace, value))] = index
+    return last | dict.fromkeys((source(trace, v) for v in trace.outputs), math.inf)
 
 
 def _model_inputs(trace: Trace, x: Any) -> list[Tensor]:

@@ -29,7 +29,7 @@ from ridurre.backend import (
 from ridurre.backend.models import inputs_of
 from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError
-from ridurre.forward import Forward, Step, run_call
+from ridurre.forward import Forward, Step
 from ridurre.graph.rules import Call, Work, rule_for
 from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.trace import Trace
@@ -336,7 +336,9 @@ def call_latencies(trace: Trace, *, batch_size: int = 1, repeats: int = 5) -> li
 
 def _call_latency(step: Step, repeats: int) -> float:
     tensors = step.inputs(0)
-    run = compiled(lambda x: run_call(step.call, dict(zip(step.call.inputs, x, strict=True))))
+    run = compiled(
+        lambda x: step.compute(step.call, dict(zip(step.call.inputs, x, strict=True)), 0)
+    )
     return statistics.median(timed(lambda: run(tensors), repeats, warmup=2))
 
 

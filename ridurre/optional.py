@@ -8,7 +8,7 @@ from typing import Any
 from ridurre.errors import RequestError
 
 #: What a package is called by pip, where that is something else.
-_DISTRIBUTIONS = {"vl_convert": "vl-convert-python"}
+_DISTRIBUTIONS = {"vl_convert": "vl-convert-python", "ai_edge_litert": "ai-edge-litert"}
 
 
 def load(package: str, purpose: str, instead: str = "") -> Any:

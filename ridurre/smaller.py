@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from ridurre.backend import FunctionalGraph, infer, own_variables, recreate, to_numpy
+from ridurre.backend import FunctionalGraph, all_layers, infer, own_variables, recreate, to_numpy
 from ridurre.backend.opening import Opened, forgetting_calls, graph_between, open_call
 from ridurre.backend.state import build_on, weights_made_by, with_masks
 from ridurre.graph.labels import Value, varying
@@ -108,12 +108,20 @@ class Smaller:
             layer = self._fitting(candidate, expected)
             if layer is not None:
                 self._known.add(candidate.what)
+                self._name_like_the_original(layer)
                 return layer
         raise NoSmallerForm(
             f"The code of {self.call.name!r} ({self.call.kind}) does not follow when channels in "
             "it go: a size stands in it that neither the arguments of its constructor nor its "
             "attributes change"
         )
+
+    def _name_like_the_original(self, layer: keras.Layer) -> None:
+        """Layers that Keras names get other numbers in every copy."""
+        pairs = [all_layers(self.layer), all_layers(layer)]
+        if [type(x) for x in pairs[0]] == [type(x) for x in pairs[1]]:
+            for old, new in zip(*pairs, strict=True):
+                new.name = old.name
 
     def _fitting(self, candidate: Candidate, expected: Expected) -> keras.Layer | None:
         """A candidate, if it computes what it should."""
@@ -186,6 +194,7 @@ class Smaller:
         layer: Any = recreate(self.layer, {})
         if self.layer.built:
             self._build(layer)
+        self._name_like_the_original(layer)
         return layer
 
     def _build(self, layer: keras.Layer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -53,14 +53,14 @@ def verify(
             "removed channels, so that zeroed channels and missing ones differ by design."
         )
     if tolerance is None:
-        tolerance = max(
-            _TOLERANCE.get(x.compute_dtype, 1e-4) for x in [original, *all_layers(original)]
-        )
+        tolerance = usual_tolerance(original)
     if inputs is None:
         inputs = _inputs_it_takes(original, seed)
     expected = masked_outputs(original, plan, inputs)
     received = outputs_of(pruned, inputs)
-    worst = max((_difference(a, b) for a, b in zip(expected, received, strict=True)), default=0.0)
+    worst = largest_difference(
+        expected, received, ("original with its removed slices zeroed", "pruned model")
+    )
     if not worst <= tolerance:
         raise VerificationError(
             f"The pruned model differs from the original with the removed slices set to zero by "
@@ -80,6 +80,11 @@ def _inputs_it_takes(model: keras.Model, seed: int) -> Any:
             continue
         return inputs
     return random_inputs(model, open_size=2, seed=seed)
+
+
+def usual_tolerance(model: keras.Model) -> float:
+    """What rounding may change of the outputs of a model, relative to the largest value."""
+    return max(_TOLERANCE.get(x.compute_dtype, 1e-4) for x in [model, *all_layers(model)])
 
 
 def masked_outputs(model: keras.Model, plan: PruningPlan | Masks, inputs: Any) -> list[np.ndarray]:
@@ -139,13 +144,34 @@ def _by_plan(model: keras.Model, plan: PruningPlan) -> dict[int, np.ndarray]:
     return found
 
 
-def _difference(expected: np.ndarray, received: np.ndarray) -> float:
+def largest_difference(
+    expected: Sequence[np.ndarray], received: Sequence[np.ndarray], whose: tuple[str, str]
+) -> float:
+    """The largest difference of two lists of outputs, relative to the largest value of each output.
+
+    Args:
+        expected: outputs that are right.
+        received: outputs that may not be.
+        whose: names both in messages.
+
+    Raises:
+        VerificationError: they differ in number or shape, or are not finite.
+    """
+    if len(expected) != len(received):
+        raise VerificationError(
+            f"The {whose[0]} has {len(expected)} outputs, the {whose[1]} {len(received)}."
+        )
+    pairs = zip(expected, received, strict=True)
+    return max((_difference(a, b, whose) for a, b in pairs), default=0.0)
+
+
+def _difference(expected: np.ndarray, received: np.ndarray, whose: tuple[str, str]) -> float:
     if expected.shape != received.shape:
         raise VerificationError(
             f"Outputs have different shapes: expected {expected.shape}, received {received.shape}."
         )
     a, b = (x.astype("float64") for x in (expected, received))
-    for name, values in (("original with its removed slices zeroed", a), ("pruned model", b)):
+    for name, values in zip(whose, (a, b), strict=True):
         if not np.isfinite(values).all():
             raise VerificationError(
                 f"Outputs of the {name} are not finite and cannot be compared. A function that "

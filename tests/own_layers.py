@@ -49,6 +49,17 @@ class Scaled(L.Layer):
 
 
 @register
+class Window(L.Layer):
+    """Takes as many rows of a table as there are positions."""
+
+    def build(self, shape: Any) -> None:
+        self.table = self.add_weight(shape=(4, shape[-1]), name="table")
+
+    def call(self, x: Any) -> Any:
+        return x + ops.slice(ops.convert_to_tensor(self.table), (1, 0), x.shape[1:])
+
+
+@register
 class Block(L.Layer):
     """Sub-layers, a model among them, and a shuffle of heads whose number is an attribute."""
 

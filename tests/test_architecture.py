@@ -25,7 +25,7 @@ LEVELS = (
     {"ridurre"},  # the public names
     {"__main__"},
     {"cli"},
-    {"sensitivities", "export", "plots", "testing"},
+    {"sensitivities", "exporting", "plots", "testing"},
     {"methods", "strategies"},
     {"pruning", "training", "finetune"},
     {"reports"},
@@ -54,7 +54,7 @@ LEVELS = (
     {"weights"},
     {"forward", "linear"},
     {"graph"},
-    {"data", "figures"},
+    {"data", "figures", "runtimes"},
     {"backend", "checks", "tables", "files", "optional", "progress"},
     {"errors"},
 )

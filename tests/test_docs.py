@@ -24,6 +24,10 @@ LANGUAGES = {"python": "run", "sh": "run", "bash": "run by .ci/run", "": "shown"
 TEXT_ONLY = {"CHANGELOG.md", "docs/reference/index.md", "docs/stability.md", "docs/command_line.md"}
 
 
+#: Packages that a page's reader has and not everybody who runs the tests.
+NEEDED = {"docs/deploy.md": ("ai_edge_litert", "onnxruntime", "tf2onnx", "openvino")}
+
+
 def users_script() -> dict[str, Any]:
     """What the reader of a page has before its first line."""
     rng = np.random.default_rng(0)
@@ -262,6 +266,12 @@ def thinking(scope: Scope, printed: str) -> None:
     assert scope["smaller"].get_layer("back").filters == 3
 
 
+def deploy(scope: Scope, printed: str) -> None:
+    names = {"model", "model.tflite", "model.onnx", "model.xml", "model.bin", "int8.tflite"}
+    assert {path.name for path in scope["folder"].iterdir()} == names
+    assert 1e-4 < scope["difference"] < 0.5
+
+
 def weights(scope: Scope, printed: str) -> None:
     size = ridurre.model_complexity(scope["sparse"])
     assert size.parameters / size.nonzero == pytest.approx(3, rel=0.05)
@@ -285,8 +295,8 @@ OUTCOMES: dict[str, Callable[[Scope, str], None]] = {
     **{
         f"docs/{check.__name__}.md": check
         for check in (
-            accuracy_floor, budget, coming_from, loop, machines, own_criterion, pictures, reports,
-            resume, rules, sensitivity, start, strategies, surgeon, thinking, weights,
+            accuracy_floor, budget, coming_from, deploy, loop, machines, own_criterion, pictures,
+            reports, resume, rules, sensitivity, start, strategies, surgeon, thinking, weights,
             while_training,
         )
     },
@@ -300,6 +310,8 @@ def test_listings_run(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for package in NEEDED.get(name(page), ()):
+        pytest.importorskip(package, reason="runtimes are optional")
     monkeypatch.chdir(tmp_path)
     scope = users_script()
     scope["model"].save("model.keras")

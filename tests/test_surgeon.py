@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import own_layers
 import pytest
 from builders import L, pictures, predict
 
@@ -550,10 +551,10 @@ def test_a_whole_branch_that_something_else_needs_stays():
     inputs = keras.Input((3,))
     x = L.Dense(2, name="made")(inputs)
     parts = [x, L.Dense(4, name="side")(inputs)]
-    dot = L.Dot(axes=1, name="dot")([x, L.Dense(2)(inputs)])
-    model = keras.Model(inputs, L.Dense(3)(L.Concatenate()([*parts, dot])))
+    odd = own_layers.Remembers(name="odd")(x)
+    model = keras.Model(inputs, L.Dense(3)(L.Concatenate()([*parts, odd])))
     with (
-        pytest.warns(ridurre.RidurreWarning, match="'dot'"),
+        pytest.warns(ridurre.RidurreWarning, match="'odd'"),
         pytest.raises(FrozenChannelError, match="no rule says"),
     ):
         delete_channels(model, "made", [0, 1])

@@ -248,8 +248,8 @@ def recreate(operation: keras.Operation, changes: dict[str, Any]) -> keras.Opera
         wraps = any(isinstance(x, keras.Layer) for x in keras.tree.flatten(changes))
         cls = type(operation)
         new: keras.Operation = cls(**config) if wraps else cls.from_config(config)
-        # Not every configuration of a class of one's own has a name.
-        new.name = changes.get("name", operation.name)
+        if "name" not in changes:  # not every configuration of a class of one's own has it
+            new.name = operation.name
         return new
     except Exception as error:
         if not isinstance(operation, keras.Layer):

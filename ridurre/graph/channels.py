@@ -101,7 +101,9 @@ class ChannelGraph:
         if len(produced) < 2:
             return produced[0] if produced else None
         labels = call.outputs[0].labels
-        return labels.ravel() if len(varying(labels)) == 1 else None
+        if len(varying(labels)) == 1:
+            return labels.ravel()
+        return next((p for p in produced if set(p) == set(labels.ravel())), None)
 
     def removable(self, name: str) -> np.ndarray:
         """Which output channels of a layer may be removed, ``(channels,)`` of bool."""

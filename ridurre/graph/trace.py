@@ -44,6 +44,8 @@ class Trace:
         first: the first call (and the first labels) of every symbolic tensor, by its id.
         layers: every layer by its name behind the names of the nested models it stands in.
         opened: calls of layers whose code was looked into, outer ones first.
+        aliases: weights as operands, by the tensors with labels that stand for them.
+        masks: the Keras masks that a layer's code is given, by the tensors that they come with.
         closed: why a layer's code could not be looked into, by the name of the layer.
         forms: how smaller forms of such layers were come by (see `ridurre.smaller`).
     """
@@ -61,6 +63,8 @@ class Trace:
         self.space = LabelSpace()
         self.calls: list[Call] = []
         self.opened: list[Call] = []
+        self.aliases: dict[Value, Value] = {}
+        self.masks: dict[Value, Value] = {}
         self.first_call: dict[int, Call] = {}
         self.first_value: dict[int, Value] = {}
         self.layers: dict[str, keras.Layer] = {}
@@ -82,10 +86,16 @@ class Trace:
     def _given(graph: FunctionalGraph, inputs: list[Value]) -> dict[int, Value]:
         return {id(t): v for t, v in zip(graph.inputs, inputs, strict=True)}
 
-    def _run(self, graph: FunctionalGraph, values: dict[int, Value], scope: str) -> list[Value]:
-        for node in graph.nodes:
+    def _run(
+        self,
+        graph: FunctionalGraph,
+        values: dict[int, Value],
+        scope: str,
+        inside: Call | None = None,
+    ) -> list[Value]:
+        for index, node in enumerate(graph.nodes):
             args, kwargs = fill(node.args, values), fill(node.kwargs, values)
-            name = scope + node.operation.name
+            name = scope + _name(node.operation, None if inside is None else index)
             if has_graph(node.operation):
                 tensors = match_inputs(node.operation, args, kwargs)
                 inner = functional_graph(node.operation)
@@ -96,6 +106,7 @@ class Trace:
                     node.operation, name, args, kwargs, _tensors(args, kwargs),
                     [unlabelled(t) for t in node.outputs],
                 )  # fmt: skip
+                call.place = None if inside is None else (inside, index)
                 call.opened = self._look_into(node, name)
                 results = self._enter(call) if call.opened else self._interpret(call)
                 self.first_call.setdefault(id(node.outputs[0]), call)
@@ -124,7 +135,9 @@ class Trace:
         self.space.belongs(own, call.name, call.kind)
         self.layers.setdefault(call.name, layer)
         values = self._given(opened.graph, call.inputs)
-        values |= {id(mask): unlabelled(mask) for _, mask in opened.masks}
+        for tensor, mask in opened.masks:
+            values[id(mask)] = unlabelled(mask)
+            self.masks[values[id(mask)]] = values[id(tensor)]
         values |= {
             id(t): Parameter(tuple(t.shape), NO_LABELS, v, tuple(range(len(t.shape))))
             for t, v in opened.parameters
@@ -134,7 +147,7 @@ class Trace:
         start, outside = len(self.calls), self._inside
         self._inside = (*outside, call)
         scope = "" if layer is self.model else call.name + "/"
-        results = [self._plain(v) for v in self._run(opened.graph, values, scope)]
+        results = [self._plain(v) for v in self._run(opened.graph, values, scope, call)]
         call.outputs, call.inner = results, self.calls[start:]
         self._inside = outside
         self._tie_nested(layer, call.inputs + results, call.name)
@@ -149,7 +162,11 @@ class Trace:
             self._shut[key] = f"its code calls {name!r}, which is called elsewhere too"
 
     def _plain(self, value: Value) -> Value:
-        return self.space.as_value(value) if isinstance(value, Parameter) else value
+        if not isinstance(value, Parameter):
+            return value
+        plain = self.space.as_value(value)
+        self.aliases[plain] = value
+        return plain
 
     def _interpret(self, call: Call) -> list[Value]:
         """Let the operation's rule say what happens to labels, and hold it to its word."""
@@ -205,6 +222,13 @@ class Trace:
             else:
                 self.space.freeze(x.labels, Reason.SHAPE)
                 self.space.freeze(y.labels, Reason.SHAPE)
+
+
+def _name(operation: keras.Operation, index: int | None) -> str:
+    """Keras counts the operations that a layer's code makes up, anew in every copy."""
+    if index is None or isinstance(operation, keras.Layer):
+        return operation.name
+    return f"{type(operation).__name__.lower()}_{index}"
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Value]:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import library_operation, to_numpy
-from ridurre.forward import Step, run_call
+from ridurre.forward import Step
 from ridurre.graph.labels import Value
 from ridurre.graph.rules import Call
 from ridurre.linear import CONVOLUTIONS, Linear
@@ -276,7 +276,8 @@ def foresee(side: Side, step: Step, value: Value, batch: int) -> Any:
     if step.knows(value):
         return step.tensor(value, batch)
     call = side.maker[value]
-    outputs = run_call(call, {x: foresee(side, step, x, batch) for x in call.inputs})
+    inputs = {x: foresee(side, step, x, batch) for x in call.inputs}
+    outputs = step.compute(call, inputs, batch)
     return outputs[call.outputs.index(value)]
 
 

@@ -31,6 +31,7 @@ class Call:
         known: whether a rule described the operation, or its code was looked into.
         opened: what the layer's code does, if there is no rule for it.
         inner: the calls inside this one, where its rule or its code shows them.
+        place: the call of a layer whose code makes this one, and the number of it there.
     """
 
     operation: keras.Operation
@@ -42,6 +43,7 @@ class Call:
     known: bool = True
     opened: Opened | None = None
     inner: list[Call] = field(default_factory=list)
+    place: tuple[Call, int] | None = None
 
     @property
     def kind(self) -> str:

@@ -44,7 +44,7 @@ class CellRule(Rule):
         cell, rank = call.operation, len(call.x.shape)
         axis, gates = channel_axis(cell, rank), gates_of(cell)
         space.own(cell.kernel, -2, channels_of(call.x, axis, space), "in")
-        units = space.produce(cell.kernel, -1, gates)
+        units = space.produce(cell.kernel, -1, blocks=gates)
         space.own(cell.recurrent_kernel, -2, units, "recurrent")
         space.own(cell.recurrent_kernel, -1, units, "out", gates)
         space.own(cell.bias, -1, units, "out", gates)
