@@ -27,7 +27,7 @@ METHODS: dict[str, Callable[..., BasePruning]] = {
 #: A target that two rounds or so come down to.
 TARGETS: dict[str, Target] = {
     "ActivationMemory": ridurre.ActivationMemory(0.8),
-    "FileSize": ridurre.FileSize(0.9),
+    "FileSize": ridurre.FileSize(0.98),
     "Filters": ridurre.Filters(0.8),
     "Latency": ridurre.Latency(milliseconds=10**6, repeats=1),
     "MACs": ridurre.MACs(0.7),
