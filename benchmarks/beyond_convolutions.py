@@ -23,8 +23,9 @@ import numpy as np
 from common import RESULTS, here_and_now, say, table, write
 
 import keras  # isort: skip - `common` quietens it
-import ridurre
 from sequence_tasks import TASKS, Data, Task, accuracy, compile_model, some, train
+
+import ridurre
 
 METHODS = {
     "unpruned": "the whole network, trained on for as long",
@@ -134,7 +135,7 @@ def page(found: Found, options: Any) -> None:
         here_and_now(),
         "Percent of the test samples' labels that are told right: mean ± standard deviation over "
         "the seeds, which choose first weights, order and calibration samples. Pruned to half of "
-        "the MACs in one step, `ChannelPrune(target=MACs(0.5), scope=\"isomorphic\")`: the same "
+        'the MACs in one step, `ChannelPrune(target=MACs(0.5), scope="isomorphic")`: the same '
         "fraction of every kind of unit (a ViT's heads, head sizes, MLP widths and embedding "
         "width; embedding, filters and units of the others, where every kind has one group), "
         f"scored and repaired with {options.calibration} training samples. The model that least "
@@ -183,6 +184,7 @@ def main() -> None:
                 say(f"{name}, seed {seed}, {method}: {row}")
                 found.setdefault(keys[method], {})[str(seed)] = row
                 page(found, options)
+    page(found, options)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ from pydoc_data import topics
 from typing import Any, NamedTuple
 
 import cifar
+import keras
 import numpy as np
 import small_net
-
-import keras
 
 L = keras.layers
 ops = keras.ops
