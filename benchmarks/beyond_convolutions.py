@@ -184,6 +184,7 @@ def main() -> None:
                 say(f"{name}, seed {seed}, {method}: {row}")
                 found.setdefault(keys[method], {})[str(seed)] = row
                 page(found, options)
+    page(found, options)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +24,7 @@ from common import HERE, Worker, here_and_now, other_python, ratio, say, table, 
 MODELS = ("ResNet50", "VGG16", "MobileNetV2", "DenseNet121", "EfficientNetB0")
 PACKAGES = ("torch==2.13.0", "torch-pruning==1.6.1", "numpy")
 TOOLS = ("Torch-Pruning", "ridurre")
+WORKERS = {"Torch-Pruning": "torch_worker", "ridurre": "keras_worker"}
 #: What PyTorch and TensorFlow read their number of threads from.
 THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
@@ -32,23 +34,28 @@ def python_of(env: Path) -> Path:
     return other_python(env, PACKAGES, "torch_pruning")
 
 
-def start(tool: str, python: Path, model: str, threads: int) -> tuple[Worker, dict[str, Any]]:
+def start(
+    tool: str, python: Path, model: str, threads: int, workers: Mapping[str, str] = WORKERS
+) -> tuple[Worker, dict[str, Any]]:
     """A worker of a tool with a model, and what it says about it."""
     os.environ |= dict.fromkeys(THREADS, str(threads))
     if tool == "ridurre":
-        command = [sys.executable, str(HERE / "keras_worker.py")]
+        command = [sys.executable, str(HERE / f"{workers[tool]}.py")]
     else:  # this folder stands last, or this file would be taken for the package of its name
-        code = f"import sys; sys.path.append({str(HERE)!r}); import torch_worker as w; w.main()"
+        load = f"import {workers[tool]} as w; w.main()"
+        code = f"import sys; sys.path.append({str(HERE)!r}); {load}"
         command = [str(python), "-c", code]
     worker = Worker(command)
     return worker, worker.call("build", name=model)
 
 
-def times_of(python: Path, model: str, repeats: int, threads: int) -> dict[str, Any]:
+def times_of(
+    python: Path, model: str, repeats: int, threads: int, programs: Mapping[str, str] = WORKERS
+) -> dict[str, Any]:
     """Times of both tools in turns, and what they are measured on."""
     workers, facts = {}, {}
     for tool in TOOLS:
-        workers[tool], facts[tool] = start(tool, python, model, threads)
+        workers[tool], facts[tool] = start(tool, python, model, threads, programs)
     found: dict[str, Any] = {
         "facts": facts,
         **{tool: {"graph": [], "groups": [], "whole": [], "first": {}} for tool in TOOLS},
@@ -74,12 +81,14 @@ def times_of(python: Path, model: str, repeats: int, threads: int) -> dict[str, 
     return found
 
 
-def memory_of(python: Path, model: str, repeats: int, threads: int) -> dict[str, list[float]]:
+def memory_of(
+    python: Path, model: str, repeats: int, threads: int, programs: Mapping[str, str] = WORKERS
+) -> dict[str, list[float]]:
     """Peak memory in MB of the whole cut, each time in a new process."""
     peaks: dict[str, list[float]] = {tool: [] for tool in TOOLS}
     for i in range(repeats):
         for tool in TOOLS:
-            worker, _ = start(tool, python, model, threads)
+            worker, _ = start(tool, python, model, threads, programs)
             with worker:
                 peaks[tool].append(worker.call("whole")["peak"])
             say(f"{model} memory {i + 1}/{repeats} {tool}: {peaks[tool][-1]:.0f} MB")
