@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import build_shape, own_variables, recreate, to_numpy
+from ridurre.backend import build_shape, own_variables, to_numpy
+from ridurre.backend.making import recreate
 from ridurre.checks import check_indices
 from ridurre.errors import RequestError
 

@@ -22,10 +22,10 @@ from ridurre.backend import (
     check_model,
     compiled,
     parameters_of,
-    recreate,
     run_compiled,
     view_of,
 )
+from ridurre.backend.making import recreate
 from ridurre.backend.models import inputs_of
 from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError

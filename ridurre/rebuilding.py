@@ -17,11 +17,11 @@ from ridurre.backend import (
     input_source,
     is_functional_like,
     own_variables,
-    recreate,
     to_numpy,
     view_of,
 )
 from ridurre.backend.inner import returning, tensors_in
+from ridurre.backend.making import recreate
 from ridurre.backend.state import copy_hidden_state
 from ridurre.backend.training import compile_like, optimizer_slots
 from ridurre.errors import RequestError, RuleError

@@ -18,24 +18,17 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from ridurre.backend import (
-    FunctionalGraph,
-    all_layers,
-    arguments_of,
-    infer,
-    own_variables,
-    recreate,
-    remake,
-    to_numpy,
-)
+from ridurre.backend import FunctionalGraph, all_layers, infer, own_variables, to_numpy
 from ridurre.backend.inner import Constants, answering_by_code, tensors_in
+from ridurre.backend.making import recreate, remake
 from ridurre.backend.opening import Opened, forgetting_calls, graph_between, open_call, stand_in
-from ridurre.backend.state import build_on, says_shapes, weights_made_by, with_masks
+from ridurre.backend.state import build_on, says_shapes, with_masks
 from ridurre.errors import ModelError
+from ridurre.forms import Candidate, anew, forms
 from ridurre.graph.labels import Value, varying
 from ridurre.graph.rules import Call, Kept
 from ridurre.likeness import alike, config_of, nameless
-from ridurre.resizing import Sizes, Way, alternatives, resize, way_to
+from ridurre.resizing import Way, way_to
 
 #: Builds the smaller form of a graph on smaller tensors, by their ids; returns its outputs.
 Walk = Callable[[FunctionalGraph, dict[int, Any]], list[Any]]
@@ -63,18 +56,6 @@ class Expected(NamedTuple):
     small: list[keras.KerasTensor]
     shapes: list[tuple[int, ...]]
     parts: dict[int, keras.Layer]
-
-
-class Candidate(NamedTuple):
-    """A form that a layer may have.
-
-    Attributes:
-        what: how it is come by.
-        make: makes it, not built yet.
-    """
-
-    what: tuple[Any, ...]
-    make: Callable[[], Any]
 
 
 class Smaller:
@@ -113,7 +94,7 @@ class Smaller:
         if not self._changes():
             return self._same()
         expected = self._expected()
-        candidates = [*self._from_configuration(), *self._from_parts(expected)]
+        candidates = forms(self.layer, self._changes(), self._ways(expected), self._shape)
         candidates.sort(key=lambda c: c.what not in self._known)
         for candidate in candidates:
             layer = self._fitting(candidate, expected)
@@ -226,9 +207,9 @@ class Smaller:
     def _same(self) -> keras.Layer:
         """The layer anew, where nothing in it goes."""
         try:
-            layer: Any = recreate(self.layer, {})
+            layer: Any = anew(self.layer, recreate, {})
         except ModelError:
-            candidate = Candidate(("as it is",), partial(remake, self.layer, {}))
+            candidate = Candidate(("as it is",), partial(anew, self.layer, remake, {}))
             layer = self._fitting(candidate, self._expected())
             if layer is None:
                 raise
@@ -365,38 +346,6 @@ class Smaller:
         for variable, value in zip(own_variables(layer), values, strict=True):
             variable.assign(value)
 
-    def _from_configuration(self) -> Iterator[Candidate]:
-        """The class's own smaller forms: other numbers for its constructor."""
-        make, config = self._maker()
-        for changes in alternatives(config, self._changes()):
-            what = (type(self.layer), "configuration", *sorted(changes))
-            yield Candidate(what, partial(make, self.layer, changes))
-
-    def _maker(self) -> tuple[Callable[..., Any], dict[str, Any]]:
-        """How the class is made anew, and the numbers that it is made with."""
-        try:
-            recreate(self.layer, {})
-            return recreate, self.layer.get_config()
-        except ModelError:
-            return remake, arguments_of(self.layer)
-
-    def _from_parts(self, expected: Expected) -> Iterator[Candidate]:
-        """The layer of the full size with smaller parts, and other numbers on ``self``."""
-        ways = self._ways(expected)
-        shapes = {
-            number: self._shape(v)
-            for number, v in enumerate(weights_made_by(self.layer))
-            if self._shape(v) != tuple(v.shape)
-        }
-        numbers = {k: v for k, v in vars(self.layer).items() if k not in _BY_KERAS}
-        for attributes in alternatives(numbers, self._changes()):
-            sizes = Sizes(ways, shapes, attributes, self.layer.get_build_config())
-            what = (type(self.layer), "parts", *sorted(attributes))
-            yield Candidate(what, partial(self._of_parts, sizes))
-
-    def _of_parts(self, sizes: Sizes) -> keras.Layer:
-        return resize(self._maker()[0](self.layer, {}), sizes)
-
     def _ways(self, expected: Expected) -> dict[Way, keras.Layer]:
         """The smaller sub-layers by where they go."""
         ways = {}
@@ -414,10 +363,6 @@ class Smaller:
                 )
             ways[way] = new
         return ways
-
-
-#: Attributes that every layer has.
-_BY_KERAS = frozenset(vars(keras.layers.Layer())) | {"_build_shapes_dict"}
 
 
 def _alike(old: keras.Layer, new: keras.Layer) -> bool:

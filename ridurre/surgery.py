@@ -9,10 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import (
-    has_graph,
-    recreate,
-)
+from ridurre.backend import has_graph
+from ridurre.backend.making import recreate
 from ridurre.backend.training import compile_like
 from ridurre.errors import ModelError, RuleError
 from ridurre.graph import ChannelGraph

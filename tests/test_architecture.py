@@ -50,6 +50,7 @@ LEVELS = (
     {"criteria", "surgery", "cut", "verification", "trail"},
     {"rebuilding"},
     {"smaller"},
+    {"forms"},
     {"plan", "costs", "measure", "masks", "resizing", "likeness"},
     {"weights"},
     {"forward", "linear"},

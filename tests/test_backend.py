@@ -7,6 +7,7 @@ from builders import L, chain, residual
 from keras import ops
 
 from ridurre import backend
+from ridurre.backend.making import recreate
 from ridurre.backend.state import copy_hidden_state
 from ridurre.backend.training import compile_like, optimizer_slots
 from ridurre.data import random_inputs
@@ -275,7 +276,7 @@ def test_all_layers_at_every_depth_outer_ones_first():
 def test_own_variables_come_in_the_same_order_for_a_copy():
     layer = L.SeparableConv2D(7, 3)
     layer.build((None, 5, 5, 3))
-    copy = backend.recreate(layer, {})
+    copy = recreate(layer, {})
     copy.build((None, 5, 5, 3))
     names = [v.name for v in backend.own_variables(layer)]
     assert names == [v.name for v in backend.own_variables(copy)]
@@ -348,7 +349,7 @@ def test_node_counts_look_into_nested_models():
 
 def test_a_layer_is_recreated_with_changes():
     layer = L.Conv2D(5, 3, padding="same", name="odd", trainable=False, dtype="float16")
-    new = backend.recreate(layer, {"filters": 3})
+    new = recreate(layer, {"filters": 3})
     assert new.get_config() == layer.get_config() | {"filters": 3}
     assert not new.built
 
@@ -371,7 +372,7 @@ class Apply(keras.Operation):
 def test_an_operation_without_a_configuration_is_copied():
     old = operation(Apply(abs, times=2))
     before = dict(vars(old))
-    new = backend.recreate(old, {"times": 3})
+    new = recreate(old, {"times": 3})
     assert type(new) is Apply
     assert (new.function, new.times) == (abs, 3)
     assert new._inbound_nodes == new._outbound_nodes == []
@@ -394,7 +395,7 @@ def test_an_operation_without_a_configuration_is_copied():
 def test_an_operation_is_recreated_with_changes_and_without_its_past(function, changes, kept):
     old = operation(function)
     before = dict(vars(old))
-    new = backend.recreate(old, changes)
+    new = recreate(old, changes)
     assert new is not old
     assert type(new) is type(old)
     for name, value in (changes | kept).items():
@@ -409,7 +410,7 @@ def test_a_lambda_is_recreated_with_its_function():
     layer = L.Lambda(
         lambda x, by: x * by, output_shape=(3,), arguments={"by": 3}, name="odd", dtype="float64"
     )
-    new = backend.recreate(layer, {})
+    new = recreate(layer, {})
     assert new is not layer
     assert (new.name, new.function, new.arguments) == ("odd", layer.function, {"by": 3})
     assert new.dtype_policy == layer.dtype_policy
@@ -427,7 +428,7 @@ def test_a_layer_that_cannot_be_recreated_is_named():
             return super().get_config() | {"size": self.size, "more": 1}
 
     with pytest.raises(ModelError, match=r"'odd' \(Greedy\) cannot be re-created(.|\n)*get_config"):
-        backend.recreate(Greedy(3, name="odd"), {})
+        recreate(Greedy(3, name="odd"), {})
 
 
 def adapted(layer, data):
@@ -448,7 +449,7 @@ def adapted(layer, data):
 def test_what_layers_know_besides_their_variables_is_copied(build):
     old, data = build()
     expected = ops.convert_to_numpy(old(data))
-    new = backend.recreate(old, {})
+    new = recreate(old, {})
     if not isinstance(new, L.StringLookup):
         new.build(data.shape)
     for a, b in zip(new.variables, old.variables, strict=True):
@@ -618,6 +619,6 @@ def test_operations_compute_in_the_default_precision():
 def test_changes_count_more_than_the_functions_of_a_layer():
     layer = keras.layers.Dense(3, activation="softmax")
     layer.build((None, 2))
-    new = backend.recreate(layer, {"activation": "linear"})
+    new = recreate(layer, {"activation": "linear"})
     assert new.activation is keras.activations.linear
-    assert backend.recreate(layer, {"units": 2}).activation is keras.activations.softmax
+    assert recreate(layer, {"units": 2}).activation is keras.activations.softmax

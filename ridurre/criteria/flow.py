@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from ridurre.backend import check_model, own_variables, recreate, to_numpy, view_of
+from ridurre.backend import check_model, own_variables, to_numpy, view_of
+from ridurre.backend.making import recreate
 from ridurre.backend.training import gradient_function, loss_of
 from ridurre.criteria.base import (
     Scores,

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.backend import FunctionalGraph, has_graph, own_variables, recreate, to_numpy
+from ridurre.backend import FunctionalGraph, has_graph, own_variables, to_numpy
+from ridurre.backend.making import recreate
 from ridurre.backend.state import copy_hidden_state
 from ridurre.errors import RequestError, RidurreError
 from ridurre.graph import ChannelGraph
