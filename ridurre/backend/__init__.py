@@ -8,9 +8,6 @@ which tensors, with which arguments). What is needed of the private one is wrapp
 from __future__ import annotations
 
 import contextlib
-import inspect
-import types
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
