@@ -213,6 +213,12 @@ def machines(scope: Scope, printed: str) -> None:
     assert fewer(scope, "smaller")
 
 
+def own_layers(scope: Scope, printed: str) -> None:
+    assert scope["smaller"].layers[1].attention.num_heads == 2
+    assert isinstance(scope["half"], scope["Net"])
+    assert scope["half"].hidden.units == 8
+
+
 def pictures(scope: Scope, printed: str) -> None:
     names = {"conv1", "masks", "now", "rounds", "sparsity", "weights", "logs", "recording"}
     assert {path.stem for path in scope["folder"].iterdir()} == names
@@ -295,9 +301,9 @@ OUTCOMES: dict[str, Callable[[Scope, str], None]] = {
     **{
         f"docs/{check.__name__}.md": check
         for check in (
-            accuracy_floor, budget, coming_from, deploy, loop, machines, own_criterion, pictures,
-            reports, resume, rules, sensitivity, start, strategies, surgeon, thinking, weights,
-            while_training,
+            accuracy_floor, budget, coming_from, deploy, loop, machines, own_criterion, own_layers,
+            pictures, reports, resume, rules, sensitivity, start, strategies, surgeon, thinking,
+            weights, while_training,
         )
     },
 }  # fmt: skip
