@@ -102,7 +102,7 @@ def families() -> dict[str, str]:
 
 
 def backbones() -> list[str]:
-    """Names of all backbone classes of the installed keras_hub that are not there to derive from."""
+    """Names of all backbone classes of the installed keras_hub but those to derive from."""
     models = library()
     bases = (models.Backbone, models.FeaturePyramidBackbone)
     found: dict[type, str] = {}
@@ -347,8 +347,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "linear_key_head_dim": 6,
         "linear_value_head_dim": 5,
     },
-    "QwenMoeBackbone": EXPERTS
-    | {"moe_intermediate_dim": 14, "shared_expert_intermediate_dim": 18},
+    "QwenMoeBackbone": EXPERTS | {"moe_intermediate_dim": 14, "shared_expert_intermediate_dim": 18},
     "RWKV7Backbone": {
         "hidden_size": 24,
         "head_size": 6,

@@ -5,8 +5,8 @@
     python benchmarks/keras_hub.py --only-graph      # seconds a class: how many groups
 
 Each backbone is made small and offline with random weights (`hub_models.py`), half of every group
-is removed, and the result is run, saved, loaded and run again. The groups whose removal is exact are
-cut by themselves too, and `ridurre.verify` compares with the original whose removed slices are
+is removed, and the result is run, saved, loaded and run again. The groups whose removal is exact
+are cut by themselves too, and `ridurre.verify` compares with the original whose removed slices are
 zero.
 """
 
@@ -28,10 +28,8 @@ import hub_models
 
 #: Seconds that one backbone may take.
 LIMIT = 300
-#: A share of parameters in groups from which on a backbone counts as pruned, if all was looked into.
+#: From this share of parameters in groups on, a backbone counts as pruned.
 WHOLE = 0.5
-
-
 
 
 def examine(name: str, only_graph: bool = False) -> dict[str, Any]:
@@ -146,7 +144,7 @@ def prunable_share(graph: Any, model: Any) -> float:
 
 
 def reasons(graph: Any) -> list[str]:
-    """What keeps channels of this backbone from going, as far as a user can do something about it."""
+    """What keeps channels from going, as far as a user can do something about it."""
     from ridurre.graph.labels import Reason
 
     classes = {c.name: c.kind for c in graph.trace.calls}

@@ -398,7 +398,7 @@ class Rebuilder:
             copy_hidden_state(old, new)
 
     def _calls_by_weight(self, layer: keras.Layer) -> dict[int, Call]:
-        """For every variable the first call of the innermost layer that a rule or code describes."""
+        """For every variable the first call of the innermost layer that was followed."""
         return {
             id(v): self.trace.by_layer[id(x)][0]
             for x in [layer, *all_layers(layer)]

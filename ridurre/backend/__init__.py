@@ -8,8 +8,8 @@ which tensors, with which arguments). What is needed of the private one is wrapp
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import inspect
+import tempfile
 import types
 import warnings
 from collections.abc import Callable

@@ -212,9 +212,7 @@ def _tensors_of(node: Node) -> list[Any]:
     return keras.tree.flatten((node.args, node.kwargs))
 
 
-def _run(
-    shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], constants: Constants
-) -> Any:
+def _run(shadow: Any, args: tuple[Any, ...], kwargs: dict[str, Any], constants: Constants) -> Any:
     """Call a shadow, and let its code run on the symbolic tensors themselves."""
     before = dict(vars(shadow))
     found: list[tuple[Any, list[Any]]] = []
@@ -274,7 +272,7 @@ def _build_inside(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         shadow, _ = _shadow(layer)
         vars(shadow)["built"] = True
         try:
-            _run(shadow, *known, [])
+            _run(shadow, known[0], known[1], [])
             return
         except Exception as failure:  # whatever a user's code raises
             error = error or failure
