@@ -27,8 +27,8 @@ import common
 import hub_models
 
 #: Seconds that one backbone may take.
-LIMIT = 300
-#: Share of parameters in groups from which on a backbone counts as pruned, if all was seen.
+LIMIT = 150
+#: From this share of parameters in groups on, a backbone counts as pruned.
 WHOLE = 0.5
 
 

@@ -221,7 +221,7 @@ class LabelSpace:
 
     def keep_some(self, labels: Labels, least: int) -> None:
         """At least so many positions along the first axis must stay."""
-        if labels.size:
+        if labels.size and labels.ndim:
             self.parts.append(Part(labels, least))
 
     def normalise(self, matrix: Labels) -> None:

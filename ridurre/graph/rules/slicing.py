@@ -135,6 +135,8 @@ def follow(chosen: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 def as_slice(chosen: np.ndarray) -> slice | None:
     """Positions as a slice, or None if they are no arithmetic progression."""
+    if not chosen.size:
+        return slice(0, 0)
     steps = set(np.diff(chosen).tolist()) or {1}
     if len(steps) > 1 or 0 in steps:
         return None
