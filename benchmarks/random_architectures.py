@@ -5,6 +5,8 @@
     python benchmarks/random_architectures.py --examples 10000
     python benchmarks/random_architectures.py --seed 1234 --examples 1 --show
     python benchmarks/random_architectures.py --sequences --steps 8 --examples 1000
+    python benchmarks/random_architectures.py --transformers --examples 1000
+    python benchmarks/random_architectures.py --own --examples 1000
 
 Example i is the model of seed ``--seed + i`` and always the same. Exit code 1 if any fails.
 """
@@ -19,8 +21,16 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path[:0] = [str(Path(__file__).parents[1] / part) for part in ("tests", ".")]
 
-from architectures import STEPS, Program, describe, random_program, sequence_program  # noqa: E402 - found above
+from architectures import STEPS, Program, describe  # noqa: E402 - found above
 from random_checks import Failed, Outcome, run, smallest  # noqa: E402
+from random_classes import LINES  # noqa: E402
+from random_own import DRAWS  # noqa: E402
+
+KINDS = {
+    "sequences": "models with recurrent layers",
+    "transformers": "models with attention",
+    "own": "layers and models of random classes",
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -29,8 +39,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the first example")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     parser.add_argument("--most-failures", type=int, default=10, help="stop after this many")
-    parser.add_argument("--steps", type=int, default=14, help="most steps of one model")
-    parser.add_argument("--sequences", action="store_true", help="models with recurrent layers")
+    parser.add_argument("--steps", type=int, help="most steps of one model")
+    for kind, text in KINDS.items():
+        parser.add_argument(
+            f"--{kind}", dest="kind", action="store_const", const=kind, help=text,
+            default="convolutions",
+        )  # fmt: skip
     parser.add_argument("--show", action="store_true", help="print every model")
     return parser.parse_args()
 
@@ -39,12 +53,13 @@ def main() -> int:
     options = arguments()
     warnings.simplefilter("ignore")
     total, failures, rounded, start = Outcome(), [], [], time.perf_counter()
+    most = [options.steps] if options.steps else []
     for index in range(options.examples):
         passed = time.perf_counter() - start
         if passed > options.seconds or len(failures) >= options.most_failures:
             break
         seed = options.seed + index
-        program = (sequence_program if options.sequences else random_program)(seed, options.steps)
+        program = DRAWS[options.kind](seed, *most)
         if options.show:
             print(describe(program))
         try:
@@ -56,7 +71,7 @@ def main() -> int:
             report(seed, program, failure)
         if index % 10 == 9:
             progress(total, failures, time.perf_counter() - start)
-    summary(total, failures, time.perf_counter() - start)
+    summary(total, failures, time.perf_counter() - start, options.kind)
     if rounded:
         print(f"  seeds that agree in another batch or in float64: {rounded}")
     return bool(failures)
@@ -79,7 +94,7 @@ def report(seed: int, program: Program, failure: Failed) -> None:
     print(f"--- smallest: {str(failure)[:1500]}\n{describe(program)}", flush=True)
 
 
-def summary(total: Outcome, failures: list[int], passed: float) -> None:
+def summary(total: Outcome, failures: list[int], passed: float, kind: str) -> None:
     ran = total.models + len(failures)
     print(f"\n{ran} models in {passed:.0f} s: {len(failures)} failures")
     for name, value in vars(total).items():
@@ -87,7 +102,7 @@ def summary(total: Outcome, failures: list[int], passed: float) -> None:
             print(f"  {name:12} {value}")
     counts = sorted(total.steps.items(), key=lambda item: -item[1])
     print("  steps: " + ", ".join(f"{name} {count}" for name, count in counts))
-    never = STEPS.keys() - dict(counts).keys()
+    never = (LINES if kind == "own" else STEPS).keys() - dict(counts).keys()
     if never:
         print(f"  never taken: {', '.join(sorted(never))}")
     if failures:

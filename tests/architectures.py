@@ -11,6 +11,7 @@ To add a kind of step, write a function of a `Maker` and decorate it with `@step
 
 import collections
 import contextlib
+import functools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -1250,6 +1251,7 @@ def programs(most: int = 10) -> st.SearchStrategy[Program]:
     return st.integers(0, 2**32 - 1).map(partial(random_program, most=most))
 
 
+@functools.singledispatch
 def build(program: Program) -> tuple[keras.Model, list[str]]:
     """The model of a program, with random weights, and the names of the steps it took."""
     keras.utils.clear_session(free_memory=False)
@@ -1302,6 +1304,7 @@ def _wrapped(m: Maker, model: keras.Model) -> keras.Model:
     return keras.Model(inputs, outputs)
 
 
+@functools.singledispatch
 def describe(program: Program) -> str:
     """The failing model in words: its calls in order, and how to build it again."""
     try:
