@@ -37,6 +37,7 @@ setup(
     entry_points={"console_scripts": ["ridurre = ridurre_command:main"]},
     extras_require={
         "example": ["matplotlib"],
+        "hub": ["keras-hub"],
         "ray": ["ray"],
         "report": REPORT,
         "sensitivity": ["joblib", "matplotlib", "pandas"],
