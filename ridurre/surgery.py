@@ -392,10 +392,10 @@ class Rebuilder:
                 f"({type(old).__name__}): what is kept of its weights has the shapes "
                 f"{[v.shape for v in values]}; the layer rebuilt from its `config` has {shapes}."
             )
+        if [v.shape for v in values] == [tuple(v.shape) for v in before]:
+            copy_hidden_state(old, new)  # a class may compute weights anew as it loads others
         for variable, value in zip(after, values, strict=True):
             variable.assign(value)
-        if [v.shape for v in values] == [tuple(v.shape) for v in before]:
-            copy_hidden_state(old, new)
 
     def _calls_by_weight(self, layer: keras.Layer) -> dict[int, Call]:
         """For every variable the first call of the innermost layer that was followed."""
