@@ -42,6 +42,7 @@ setup(
     extras_require={
         "docs": ["mkdocs==1.6.*", "mkdocs-material==9.*", "mkdocstrings[python]==1.*"],
         "example": ["matplotlib"],
+        "hub": ["keras-hub"],
         "litert": LITERT,
         "onnx": ONNX,
         "openvino": OPENVINO,

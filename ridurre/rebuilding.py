@@ -277,10 +277,10 @@ class Rebuilder:
                 f"({type(old).__name__}): what is kept of its weights has the shapes "
                 f"{[v.shape for v in values]}; the layer rebuilt from its `config` has {shapes}."
             )
+        if [v.shape for v in values] == [tuple(v.shape) for v in before]:
+            copy_hidden_state(old, new)  # a class may compute weights anew as it loads others
         for variable, value in zip(after, values, strict=True):
             variable.assign(value)
-        if [v.shape for v in values] == [tuple(v.shape) for v in before]:
-            copy_hidden_state(old, new)
 
     def copy_training(self, old: keras.Model, new: keras.Model) -> None:
         """Compile like the original; the optimizer's state is cut like the weights it is of."""

@@ -357,7 +357,9 @@ def shuffle(w: Writer) -> None:
     size = f"{h} * {d}"
     y = w.dense(x, width, size)
     total = w.width_in_call(y)
-    parts = w.choice((f"{h}, {d}", f"{h}, {total} // {h}", f"-1, {d}" if is_open(x) else f"{h}, -1"))
+    parts = w.choice(
+        (f"{h}, {d}", f"{h}, {total} // {h}", f"-1, {d}" if is_open(x) else f"{h}, -1")
+    )
     start = lead(w, y)
     z = w.fresh("z")
     if parts.startswith("-1") and "-1" in start:

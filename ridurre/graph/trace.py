@@ -125,7 +125,10 @@ class Trace:
                 raise OpeningError(self._shut[id(node.operation)])
             if not all(map(_knows_sizes, keras_tensors((node.args, node.kwargs)), call.inputs)):
                 raise OpeningError("channels lie along axes whose sizes Keras does not know")
-            return open_call(node.operation, node.args, node.kwargs)
+            opened = open_call(node.operation, node.args, node.kwargs)
+            if len(opened.graph.outputs) != len(node.outputs):
+                raise OpeningError("it returns other tensors than it says")
+            return opened
         except OpeningError as error:
             self.closed[call.name] = str(error)
             return None
@@ -252,6 +255,8 @@ def keras_tensors(arguments: Any) -> list[keras.KerasTensor]:
 
 def _knows_sizes(tensor: keras.KerasTensor, value: Value) -> bool:
     """Whether the sizes of all axes on which labels vary are known."""
+    if len(tensor.shape) != value.labels.ndim:  # some layer before says another shape than it makes
+        return False
     sizes = zip(tensor.shape, value.labels.shape, strict=True)
     return all(n is not None or labelled == 1 for n, labelled in sizes)
 
