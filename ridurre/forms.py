@@ -87,7 +87,20 @@ def anew(layer: Any, make: Callable[..., Any], changes: Mapping[str, Any]) -> An
             f"The layer {layer.name!r} ({type(layer).__name__}) is given layers, and its "
             "configuration holds these themselves: a copy would share them."
         )
+    before, after = _plain(layer), _plain(new)
+    if not changes and any(before[k] != after[k] for k in before.keys() & after.keys()):
+        raise ModelError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) made anew has other attributes: "
+            "they are not what its constructor is given. Give the class a `get_config`."
+        )
     return new
+
+
+def _plain(layer: Any) -> dict[str, Any]:
+    """The numbers and texts that a layer's code may read."""
+    kinds = (bool, int, float, str)
+    own = {k: v for k, v in vars(layer).items() if k not in _BY_KERAS}
+    return {k: v for k, v in own.items() if isinstance(v, kinds)}
 
 
 def _maker(layer: Any) -> tuple[Callable[..., Any], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the code of random classes does (see `random_classes`), one function for each kind of line."""
+"""What the code of random classes does (see `random_classes`), a function for each kind of line."""
 
 from __future__ import annotations
 
