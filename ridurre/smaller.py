@@ -215,7 +215,12 @@ class Smaller:
                 raise
             return layer
         if self.layer.built:
-            self._build(layer)
+            try:
+                self._build(layer)
+            except Exception as error:  # whatever a user's code raises
+                raise NoSmallerForm(
+                    f"{self.call.name!r} ({self.call.kind}) cannot be built anew: {error}"
+                ) from error
         self._name_like_the_original(layer)
         return layer
 
