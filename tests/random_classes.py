@@ -137,9 +137,7 @@ class Writer:
 
     def pick(self, *ranks: int, where: Callable[[Tensor], bool] = lambda x: True) -> Tensor:
         """A tensor that exists, rather a late one."""
-        found = [
-            x for x in self.live if (not ranks or len(x.positions) + 2 in ranks) and where(x)
-        ]
+        found = [x for x in self.live if (not ranks or len(x.positions) + 2 in ranks) and where(x)]
         if not found:
             raise Skip
         return self.reads(self.rng.choice(found[-2:] if self.chance(0.7) else found))
@@ -234,7 +232,10 @@ class Writer:
         size = size or self.size(width, "units")
         more = "".join(f", {k}={v}" for k, v in options.items())
         y = self.put(
-            f"{self.layer('dense', f'L.Dense({size}{more})', x)}({x.name})", x.positions, width, size
+            f"{self.layer('dense', f'L.Dense({size}{more})', x)}({x.name})",
+            x.positions,
+            width,
+            size,
         )
         return self.reads(y)
 

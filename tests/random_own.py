@@ -15,7 +15,6 @@ from architectures import (
     _NAMES,
     Maker,
     Program,
-
     _calls,
     _heads,
     build,
