@@ -96,7 +96,8 @@ def einsum_dense(w: Writer) -> None:
     x = w.pick(3)
     width = w.some_width()
     size = w.size(width, "units")
-    maker = f'L.EinsumDense("abc,cd->abd", (None, {size}), bias_axes="d")'
+    # Keras takes a size that is not said for open, whatever comes in.
+    maker = f'L.EinsumDense("abc,cd->abd", ({x.positions[0]}, {size}), bias_axes="d")'
     w.put(f"{w.layer('einsum', maker, x)}({x.name})", x.positions, width, size)
 
 
@@ -300,13 +301,11 @@ def concatenate(w: Writer) -> None:
 @line(4)
 def gate(w: Writer) -> None:
     """Two halves, one of which weighs the other."""
-    x = w.pick(where=lambda t: t.width < 7)
-    n = w.some_width()
+    x, n = w.pick(), w.choice((2, 3, 3, 5))
     size = w.size(n, "half")
-    both = w.dense(x, 2 * n, f"2 * {size}") if n < 7 else w.dense(x, 6, "6")
-    n = both.width // 2
+    both = w.dense(x, 2 * n, f"2 * {size}")
     a, b = w.fresh("a"), w.fresh("b")
-    half = w.choice((in_call(size) if 2 * n == both.width else "3", f"{both.name}.shape[-1] // 2"))
+    half = w.choice((in_call(size), f"{both.name}.shape[-1] // 2"))
     w.call.append(
         w.choice(
             (
@@ -316,7 +315,7 @@ def gate(w: Writer) -> None:
             )
         )
     )
-    w.put(f"{a} * ops.sigmoid({b})", x.positions, n, size if 2 * n == both.width else "")
+    w.put(f"{a} * ops.sigmoid({b})", x.positions, n, size)
 
 
 @line(3)

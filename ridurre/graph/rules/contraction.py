@@ -155,6 +155,10 @@ class EinsumDenseRule(Rule):
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         layer, (contraction, values) = call.operation, self._parts(call)
         labels = contraction.flow(values, space)
+        for axis, size in enumerate(call.outputs[0].shape):
+            if size is None and labels.shape[axis] > 1:  # open as the layer was told, not in truth
+                space.freeze(labels, Reason.SHAPE)
+                labels = labels.take([0], axis)
         if layer.bias is not None:
             first = labels.ndim - len(layer.bias.shape)
             by_axis = [along(labels, a) for a in range(first, labels.ndim)]
