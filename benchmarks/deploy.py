@@ -52,7 +52,8 @@ ABOUT = (
     "before and after pruning: times do not depend on the values, and accuracy is no matter "
     "here. ResNet-20 has published weights. Pruned by L1, the same fraction of every group of "
     "channels, to a fraction of the MACs; *round_to=8*: widths that are multiples of 8, with at "
-    "most as many MACs.",
+    "most as many MACs. Models may have been measured by several calls, with other `--models` and "
+    "`--ways`; on top stands the last one.",
     "In a turn every file runs {runs} times on end (after one run that is not counted), and "
     "files take turns, at least {turns} of them. *ms*: CPU time of the process, median over the "
     "turns of the median in a turn; on one thread, that is the latency of a machine that does "
