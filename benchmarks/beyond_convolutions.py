@@ -153,7 +153,7 @@ def describe(name: str, data: Data, options: Any) -> str:
     epochs, more = options.epochs or task.epochs, options.finetune_epochs or task.finetune_epochs
     return (
         f"{where + ': ' if where else ''}{len(data.x)} training and {len(data.x_test)} test "
-        f"sequences, {epochs} epochs, {more} of fine-tuning."
+        f"samples, {epochs} epochs, {more} of fine-tuning."
     )
 
 
