@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Candidate(NamedTuple):
 def forms(
     layer: Any,
     changes: Mapping[int, set[int]],
-    ways: Mapping[Way, keras.Layer],
+    ways: Sequence[Mapping[Way, keras.Layer]],
     shape_of: Callable[[keras.Variable], tuple[int, ...]],
 ) -> list[Candidate]:
     """All forms that a layer may have, the simplest first.
@@ -41,10 +41,14 @@ def forms(
     Args:
         layer: the original.
         changes: sizes that change in it, to what.
-        ways: its smaller sub-layers, by where they go.
+        ways: its smaller sub-layers, by where they go: those that have to, and more.
         shape_of: the smaller shape of a weight.
     """
-    return [*_from_configuration(layer, changes), *_from_parts(layer, changes, ways, shape_of)]
+    found = [*_from_configuration(layer, changes)]
+    for number, some in enumerate(ways):
+        if some not in ways[:number]:
+            found += _from_parts(layer, changes, some, shape_of)
+    return found
 
 
 def _from_configuration(layer: Any, changes: Mapping[int, set[int]]) -> Iterator[Candidate]:
@@ -67,7 +71,7 @@ def _from_parts(
     numbers = {k: v for k, v in vars(layer).items() if k not in _BY_KERAS}
     for attributes in alternatives(numbers, changes):
         sizes = Sizes(ways, shapes, attributes, layer.get_build_config())
-        what = (type(layer), "parts", *sorted(attributes))
+        what = (type(layer), "parts", len(ways), *sorted(attributes))
         yield Candidate(what, partial(_of_parts, layer, sizes))
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -20,11 +19,9 @@ import numpy as np
 
 from ridurre.backend import FunctionalGraph, all_layers, infer, own_variables, to_numpy
 from ridurre.backend.inner import Constants, answering_by_code, tensors_in
-from ridurre.backend.making import recreate, remake
 from ridurre.backend.opening import Opened, forgetting_calls, graph_between, open_call, stand_in
 from ridurre.backend.state import build_on, says_shapes, with_masks
-from ridurre.errors import ModelError
-from ridurre.forms import Candidate, anew, forms
+from ridurre.forms import Candidate, forms
 from ridurre.graph.labels import Value, varying
 from ridurre.graph.rules import Call, Kept
 from ridurre.likeness import alike, config_of, nameless
@@ -91,10 +88,9 @@ class Smaller:
         Raises:
             NoSmallerForm: nothing that was tried computes what it should.
         """
-        if not self._changes():
-            return self._same()
         expected = self._expected()
-        candidates = forms(self.layer, self._changes(), self._ways(expected), self._shape)
+        ways = [self._ways(expected), self._ways(expected, all_parts=True)]
+        candidates = forms(self.layer, self._changes(), ways, self._shape)
         candidates.sort(key=lambda c: c.what not in self._known)
         for candidate in candidates:
             layer = self._fitting(candidate, expected)
@@ -105,7 +101,7 @@ class Smaller:
         raise NoSmallerForm(
             f"The code of {self.call.name!r} ({self.call.kind}) does not follow when channels in "
             "it go: a size stands in it that neither the arguments of its constructor nor its "
-            "attributes change"
+            "attributes change, or a copy of the layer computes something else"
         )
 
     def _name_like_the_original(self, layer: keras.Layer) -> None:
@@ -195,7 +191,7 @@ class Smaller:
     def key(self) -> str:
         """What the answer depends on: like layers that lose alike come in like forms."""
         shapes = [self._shape(v) for v in own_variables(self.layer)]
-        config = nameless(config_of(self.layer)) if self._changes() else None
+        config = nameless(config_of(self.layer))
         inputs = [new.shape for _, new in self._pairs()]
         outputs = [
             [self.kept.count(v.labels, a) for a in varying(v.labels)]
@@ -203,26 +199,6 @@ class Smaller:
             for v in c.outputs
         ]
         return repr((type(self.layer), config, inputs, shapes, outputs))
-
-    def _same(self) -> keras.Layer:
-        """The layer anew, where nothing in it goes."""
-        try:
-            layer: Any = anew(self.layer, recreate, {})
-        except ModelError:
-            candidate = Candidate(("as it is",), partial(anew, self.layer, remake, {}))
-            layer = self._fitting(candidate, self._expected())
-            if layer is None:
-                raise
-            return layer
-        if self.layer.built:
-            try:
-                self._build(layer)
-            except Exception as error:  # whatever a user's code raises
-                raise NoSmallerForm(
-                    f"{self.call.name!r} ({self.call.kind}) cannot be built anew: {error}"
-                ) from error
-        self._name_like_the_original(layer)
-        return layer
 
     def _build(self, layer: keras.Layer) -> None:
         """Build a layer as the original was built, on smaller tensors."""
@@ -351,12 +327,14 @@ class Smaller:
         for variable, value in zip(own_variables(layer), values, strict=True):
             variable.assign(value)
 
-    def _ways(self, expected: Expected) -> dict[Way, keras.Layer]:
-        """The smaller sub-layers by where they go."""
+    def _ways(self, expected: Expected, all_parts: bool = False) -> dict[Way, keras.Layer]:
+        """The smaller sub-layers by where they go: those that differ from the original, or all."""
         ways = {}
         for node in self.opened.graph.nodes:
             old, new = node.operation, expected.parts.get(id(node.operation))
-            if new is None or not isinstance(old, keras.Layer) or _alike(old, new):
+            if new is None or not isinstance(old, keras.Layer):
+                continue
+            if not all_parts and _alike(old, new):
                 continue
             way = way_to(self.layer, old)
             if way is None and not old.variables:  # the code makes it, at every call

@@ -32,6 +32,14 @@ class Linear(L.Layer):
 
 
 @register
+class Twice(Linear):
+    """The same, twice."""
+
+    def call(self, x: Any) -> Any:
+        return 2 * super().call(x)
+
+
+@register
 class Scaled(L.Layer):
     """A weight on the left, a transposed one, one in a list, one that moves positions."""
 
@@ -216,6 +224,35 @@ class Counts(L.Layer):
     def call(self, x: Any) -> Any:
         self.calls.assign_add(1.0)
         return x * 2
+
+
+@register
+class BuiltEarly(L.Layer):
+    """Its sub-layers are built where no layer's name stands in front of their weights' paths."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.up, self.down = L.Dense(5, activation="relu", name="up"), L.Dense(6, name="down")
+        self.up.build((None, 4, 6))
+        self.down.build((None, 4, 5))
+
+    def call(self, x: Any) -> Any:
+        return x + self.down(self.up(x))
+
+
+@register
+class ForgetsTwice(L.Layer):
+    """Its configuration says nothing of an argument that its sub-layer was made with."""
+
+    def __init__(self, twice: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.inner = Twice(5) if twice else Linear(5)
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()
 
 
 @register

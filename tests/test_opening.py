@@ -264,6 +264,29 @@ def test_inputs_by_name(tmp_path):
     same_after_loading(smaller, tmp_path / "words.keras", inputs)
 
 
+# --- found by KerasHub's backbones ---------------------------------------------------------------
+
+
+def test_weights_of_one_path_in_two_layers_are_told_apart():
+    model = around(own.BuiltEarly(name="a"), own.BuiltEarly(name="b"))
+    assert len({v.path for v in model.variables}) < len(model.variables)
+    graph = ridurre.DependencyGraph(model)
+    assert len(set(graph.paths.values())) == len(graph.paths) == len(model.variables)
+    plan = graph.get_pruning_plan("b/up", [1, 4])
+    assert ridurre.verify(model, plan.exec(), plan) < 1e-5
+    again = ridurre.PruningPlan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert ridurre.verify(model, ridurre.apply(model, again), again) < 1e-5
+
+
+def test_a_copy_that_computes_something_else_is_not_taken():
+    """Of layers in which nothing goes, too."""
+    model = around(own.ForgetsTwice(twice=True, name="odd"), L.Dense(7, name="free"))
+    graph = ridurre.DependencyGraph(model)
+    if graph.removable("free").any():
+        plan = graph.get_pruning_plan("free", [0])
+        assert ridurre.verify(model, plan.exec(), plan) < 1e-5
+
+
 # --- what stays -----------------------------------------------------------------------------------
 
 

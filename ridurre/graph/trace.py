@@ -309,16 +309,25 @@ def _check_flow(rule: Rule, call: Call, labels: list[Labels]) -> None:
 def variable_paths(layers: dict[str, keras.Layer]) -> dict[int, str]:
     """A unique name for every variable, by its id.
 
-    It is the variable's Keras path; where several layers of nested models share one, the names of
-    the models stand in front.
+    It is the variable's Keras path; where several variables share one, the names of the models that
+    their layers stand in are put in front, then those of the layers, then they are counted.
     """
-    scopes = {id(v): name.rpartition("/")[0] for name, x in layers.items() for v in x.variables}
-    variables = {id(v): v for x in layers.values() for v in x.variables}
-    count = collections.Counter(v.path for v in variables.values())
-    return {
-        key: v.path if count[v.path] == 1 else f"{scopes[key]}/{v.path}".lstrip("/")
-        for key, v in variables.items()
-    }
+    owners = {id(v): name for name, x in layers.items() for v in x.variables}
+    paths = {id(v): v.path for x in layers.values() for v in x.variables}
+    models = {key: name.rpartition("/")[0] for key, name in owners.items()}
+    for before in (models, owners):
+        count = collections.Counter(paths.values())
+        paths = {
+            key: path if count[path] == 1 else f"{before[key]}/{path}".lstrip("/")
+            for key, path in paths.items()
+        }
+    count = collections.Counter(paths.values())
+    numbers: dict[str, int] = collections.defaultdict(int)
+    for key, path in paths.items():
+        if count[path] > 1:
+            numbers[path] += 1
+            paths[key] = f"{path}:{numbers[path]}"
+    return paths
 
 
 def by_own_paths(by_path: Mapping[str, T], layers: dict[str, keras.Layer]) -> dict[str, T]:
