@@ -172,7 +172,7 @@ def _by_hand(m: Maker, x: keras.KerasTensor, y: keras.KerasTensor) -> keras.Kera
         scores = ops.matmul(q, ops.swapaxes(k, -1, -2)) / size**0.5
         z = ops.transpose(ops.matmul(ops.softmax(scores), v), (0, 2, 1, 3))
     if m.chance(0.3):
-        return L.EinsumDense("bqhd,hdc->bqc", (None, x.shape[-1]))(z)
+        return L.EinsumDense("bqhd,hdc->bqc", tuple(x.shape[1:]))(z)
     return L.Dense(x.shape[-1])(ops.reshape(z, (-1, x.shape[1], heads * value)))
 
 

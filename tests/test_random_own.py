@@ -89,6 +89,22 @@ def channels_where_einsum_dense_is_told_of_an_open_size():
     return keras.Model(inputs, [L.Dense(2)(x), L.Dense(2)(L.Dense(5)(inputs))])
 
 
+@keras.saving.register_keras_serializable(package="test_random_own")
+class Rows(L.Layer):
+    def build(self, shape):
+        self.table = self.add_weight(shape=(6, shape[-1]), name="table")
+
+    def call(self, x):
+        return x + self.table[: x.shape[1]] * self.table[None, 1:5]
+
+
+@regression
+def rows_of_a_weight():
+    """Keras' symbolic tensors take ``[:4, :]`` and not ``[:4]``, so nobody saw what such code does."""
+    inputs = keras.Input((4, 5))
+    return keras.Model(inputs, L.Dense(2)(Rows()(L.Dense(3)(inputs))))
+
+
 @pytest.mark.parametrize("build_model", REGRESSIONS, ids=lambda build_model: build_model.__name__)
 def test_what_was_wrong_once(build_model):
     model = build_model()
