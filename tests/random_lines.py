@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from random_classes import Skip, Tensor, Writer, concatenated, in_call, is_open, line, steps
+from architectures import Skip
+from random_classes import Tensor, Writer, concatenated, in_call, is_open, line, steps
 
 FUNCTIONS = "ops.relu ops.gelu ops.tanh ops.sigmoid ops.silu keras.activations.elu abs".split()
 ACTIVATIONS = ("None", '"relu"', '"gelu"', "ops.tanh", "keras.activations.sigmoid")
