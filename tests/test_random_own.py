@@ -38,8 +38,8 @@ def test_what_must_hold_for_every_model(kind, seeds):
     total = Outcome()
     for seed in seeds:
         total.add(passes(DRAWS[kind](seed)))
-    assert total.prunable >= 0.7 * total.models  # so that the test is not vacuous
-    assert total.removable > 0.5 * total.made
+    assert total.prunable >= 0.6 * total.models  # so that the test is not vacuous
+    assert total.removable > 0.3 * total.made
     assert total.exact > 0.7 * total.plans > 0.7 * total.models
 
 
