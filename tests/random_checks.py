@@ -303,8 +303,9 @@ def _check_again(pruned: keras.Model, rng: random.Random, batch_size: int) -> No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ridurre.RidurreWarning)
             graph = ridurre.DependencyGraph(pruned)
-        if graph.groups:
-            plan = graph.get_pruning_plan(rng.choice(graph.groups), [0])
+        groups = [g for g in graph.groups if g.size > g.least]
+        if groups:
+            plan = graph.get_pruning_plan(rng.choice(groups), [0])
             again = plan.exec()
             if plan.exact:
                 inputs = _inputs(pruned, rng, batch_size)

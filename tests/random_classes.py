@@ -19,15 +19,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import keras
+from architectures import Skip
 from keras import layers as L
 from keras import ops
 
 PACKAGE = "random_classes"
 WIDEST = 14
-
-
-class Skip(Exception):
-    """This step finds nothing that it can work on."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from random_classes import Skip, Tensor, Writer, concatenated, in_call, is_open, line, steps
+from architectures import Skip
+from random_classes import Tensor, Writer, concatenated, in_call, is_open, line, steps
 
 FUNCTIONS = "ops.relu ops.gelu ops.tanh ops.sigmoid ops.silu keras.activations.elu abs".split()
 ACTIVATIONS = ("None", '"relu"', '"gelu"', "ops.tanh", "keras.activations.sigmoid")
@@ -356,14 +357,11 @@ def shuffle(w: Writer) -> None:
     size = f"{h} * {d}"
     y = w.dense(x, width, size)
     total = w.width_in_call(y)
-    parts = w.choice(
-        (f"{h}, {d}", f"{h}, {total} // {h}", f"-1, {d}" if is_open(x) else f"{h}, -1")
-    )
-    start = lead(w, y)
-    z = w.fresh("z")
-    if parts.startswith("-1") and "-1" in start:
-        parts = f"{h}, {d}"
-    w.call.append(f"{z} = ops.reshape({y.name}, ({start}, {parts}))".replace("(-1, -1", "(-1, 1"))
+    start, z = lead(w, y), w.fresh("z")
+    parts = [f"{h}, {d}", f"{h}, {total} // {h}"]
+    if "-1" not in start:
+        parts += [f"-1, {d}", f"{h}, -1"]
+    w.call.append(f"{z} = ops.reshape({y.name}, ({start}, {w.choice(parts)}))")
     weighed = ""
     if w.chance(0.3):
         shape = w.choice(([h, d], [h, "1"], [d]))
@@ -411,7 +409,7 @@ def attention_by_hand(w: Writer) -> None:
         w.call.append(f"{s} = ops.matmul({a}, ops.transpose({b}, (0, 1, 3, 2)))")
         w.call.append(f"{o} = ops.matmul(ops.softmax({s} * 0.5, axis=-1), {c})")
         w.call.append(f"{o} = ops.transpose({o}, (0, 2, 1, 3))")
-    total = w.choice((f"{h} * {d}", f"{h} * {d}", "-1" if "-1" not in start else f"{h} * {d}"))
+    total = f"{h} * {d}"
     y = w.put(f"ops.reshape({o}, ({start}, {total}))", x.positions, heads * each, f"{h} * {d}")
     if w.chance(0.7):
         leave(w, w.dense(y, x.width, w.like(x)))
@@ -426,7 +424,7 @@ def stacked(w: Writer) -> None:
     w.call.append(f"{z} = ops.stack([{x.name}, {y.name}], axis={w.choice((-1, 2))})")
     n = w.width_in_call(x)
     size = f"2 * ({x.size})" if x.size else ""
-    w.put(f"ops.reshape({z}, ({lead(w, x)}, 2 * {n}))", x.positions, 2 * x.width, size)
+    w.put(f"ops.reshape({z}, ({lead(w, x)}, 2 * ({n})))", x.positions, 2 * x.width, size)
 
 
 @line(2)

@@ -106,13 +106,12 @@ def around(
 
 @describe.register
 def _(program: OwnProgram) -> str:
+    lines = [repr(program), source_of(program)[0].whole()]
     try:
-        text = source_of(program)[0].whole()
         model, _ = build(program)
-        calls = _calls(model) if has_graph(model) else ()
     except Exception as error:
-        return f"{program}\n(cannot be built: {error})"
-    return "\n".join([repr(program), text, *calls])
+        return "\n".join([*lines, f"(cannot be built: {error})"])
+    return "\n".join([*lines, *(_calls(model) if has_graph(model) else ())])
 
 
 # ----------------------------------------------------------------------- whole models, step by step
@@ -157,7 +156,7 @@ def _by_hand(m: Maker, x: keras.KerasTensor, y: keras.KerasTensor) -> keras.Kera
     if m.chance(0.4):
 
         def project(z, n):
-            return L.EinsumDense("btc,chd->bthd", (None, heads, n), bias_axes="hd")(z)
+            return L.EinsumDense("btc,chd->bthd", (z.shape[1], heads, n), bias_axes="hd")(z)
     else:
 
         def project(z, n):
@@ -172,7 +171,7 @@ def _by_hand(m: Maker, x: keras.KerasTensor, y: keras.KerasTensor) -> keras.Kera
         scores = ops.matmul(q, ops.swapaxes(k, -1, -2)) / size**0.5
         z = ops.transpose(ops.matmul(ops.softmax(scores), v), (0, 2, 1, 3))
     if m.chance(0.3):
-        return L.EinsumDense("bqhd,hdc->bqc", (None, x.shape[-1]))(z)
+        return L.EinsumDense("bqhd,hdc->bqc", tuple(x.shape[1:]))(z)
     return L.Dense(x.shape[-1])(ops.reshape(z, (-1, x.shape[1], heads * value)))
 
 
@@ -202,7 +201,7 @@ def words(m: Maker) -> None:
 
 @step(0)
 def patches(m: Maker) -> None:
-    x = m.pick(4, where=lambda s: None not in s and min(s[1:3]) > 3)
+    x = m.pick(4, where=lambda s: None not in s[1:] and min(s[1:3]) > 3)
     y = m.choice((L.Conv2D(m.width(), 2, 2), L.Conv2D(m.width(), 3, 2, padding="same")))(x)
     y = L.Reshape((-1, y.shape[-1]))(y)
     y = FirstToken()(y) if m.chance(0.4) else y
@@ -270,7 +269,7 @@ def own_layer(m: Maker) -> None:
         m.add(layer(m.mate(x)))
 
 
-_BLOCKS = (
+BLOCKS = (
     ("attention_block",) * 5
     + ("mlp_block",) * 4
     + ("words", "patches", "cross_attention", "attention_pool", "classic_attention") * 1
@@ -285,7 +284,7 @@ def transformer_program(seed: int, most: int = 8) -> Program:
     form = rng.choice((0, 1, 3, 3, 3, 4, 4))
     start = ["patches"] if form < 2 else [rng.choice(("words", "conv", "attention_block"))]
     names = start + [
-        rng.choice(_BLOCKS) if rng.random() < 0.8 else rng.choice(_NAMES)
+        rng.choice(BLOCKS) if rng.random() < 0.8 else rng.choice(_NAMES)
         for _ in range(rng.randint(2, most - 1))
     ]
     return Program(form, seed, tuple((name, rng.randrange(2**16)) for name in names))

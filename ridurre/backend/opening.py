@@ -265,7 +265,14 @@ def _parameter(layer: Any, variable: keras.Variable) -> keras.KerasTensor:
     """A weight as the layer's code sees it: in the type that it computes with."""
     is_float = "float" in variable.dtype
     dtype = layer.compute_dtype if layer.autocast and is_float else variable.dtype
-    return keras.KerasTensor(variable.shape, dtype=dtype, name=variable.name)
+    return _Weight(variable.shape, dtype=dtype, name=variable.name)
+
+
+class _Weight(keras.KerasTensor):
+    """A weight in a layer's code: ``table[:n]`` is one, and nothing to Keras' symbolic tensors."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(key if isinstance(key, tuple | list | int) else (key,))
 
 
 @contextlib.contextmanager
