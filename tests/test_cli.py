@@ -18,7 +18,7 @@ from builders import L, chain
 from click.testing import CliRunner, Result
 
 import ridurre
-from ridurre.cli import main
+from ridurre.cli import app, main
 from ridurre.cli.inputs import TARGETS, parse_target, read_data
 from ridurre.errors import RequestError
 from ridurre.testing import randomise
@@ -535,6 +535,26 @@ def test_an_interrupted_sensitivity_goes_on(folder: Path, tmp_path: Path) -> Non
     assert again.exit_code == 0, again.stderr
     assert journal.read_bytes().startswith(finished)
     assert "heatmap.png" in files(tmp_path / "out")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+def test_an_interruption_that_a_library_loses_is_repeated(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "AGAIN", 0.05)
+
+    def deaf(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            time.sleep(5)  # as if it had been lost; the next one is not
+
+    monkeypatch.setattr("ridurre.cli.looking.read_model", deaf)
+    before = signal.getsignal(signal.SIGINT)
+    done = call(folder, "inspect", "model.keras")
+    assert done.exit_code == 130
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 # --- targets and data -----------------------------------------------------------------------------

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import signal
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from ridurre.errors import RidurreError, RidurreWarning
 
 #: Exit codes besides 0, and click's 2 for wrong usage.
 FAILED, INTERRUPTED = 1, 130
+#: Seconds after which an interruption that nobody heard is repeated; tidying up takes less.
+AGAIN = 3.0
 Command = Callable[..., Any]
 
 
@@ -29,7 +34,8 @@ class Commands(click.Group):
             warnings.simplefilter("always", RidurreWarning)
             warnings.showwarning = _show_warning
             try:
-                return super().invoke(ctx)
+                with _insisting():
+                    return super().invoke(ctx)
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
             except KeyboardInterrupt:
@@ -40,6 +46,31 @@ class Commands(click.Group):
                     raise
                 click.echo(f"Error: {_line(error)}", err=True)
                 ctx.exit(FAILED)
+
+
+@contextlib.contextmanager
+def _insisting() -> Iterator[None]:
+    """While inside, Ctrl-C is said again until somebody listens.
+
+    Python throws an exception away that comes up in a callback of a library or while something is
+    being deleted; a single KeyboardInterrupt can be lost that way.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not (main and hasattr(signal, "setitimer")):
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        raise KeyboardInterrupt
+
+    before = [signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGALRM)]
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in zip((signal.SIGINT, signal.SIGALRM), before, strict=True):
+            signal.signal(number, handler)
 
 
 def _line(error: Exception) -> str:
