@@ -209,7 +209,7 @@ def _planned(graph: ridurre.DependencyGraph, request: dict, outcome: Outcome):
 def _carry_out(model, plan, request, inputs, outcome: Outcome) -> keras.Model:
     with stage(f"carry out {request}"):
         pruned = plan.exec()
-        shapes = [[y.shape for y in _outputs(m, inputs)] for m in (model, pruned)]
+        shapes = [_shapes(m, inputs) for m in (model, pruned)]
         assert shapes[0] == shapes[1], "the outputs have other shapes"
         _check_weights(model, pruned, plan)
     with stage(f"verify {request}"):
@@ -345,6 +345,12 @@ def _through_file(model: keras.Model) -> keras.Model:
 def _inputs(model: keras.Model, rng: random.Random, batch_size: int):
     inputs = random_inputs(model, batch_size, open_size=7, seed=rng.randrange(2**32))
     return keras.tree.map_structure(ops.convert_to_tensor, inputs)
+
+
+def _shapes(model: keras.Model, inputs) -> list[tuple]:
+    """Of the outputs; a call of a recurrent layer with dropout would change the model."""
+    outputs = model.outputs if has_graph(model) else _outputs(model, inputs)
+    return [tuple(y.shape) for y in outputs]
 
 
 def _outputs(model: keras.Model, inputs) -> list[np.ndarray]:
