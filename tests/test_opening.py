@@ -19,7 +19,6 @@ from ridurre.errors import FrozenChannelError, ModelError
 from ridurre.testing import check_model, randomise, snapshot
 
 pytestmark = [
-    pytest.mark.core,
     # Keras says so of every layer with sub-layers and without a `build` that it loads.
     pytest.mark.filterwarnings("ignore:.build\\(\\). was called on layer:UserWarning"),
 ]
@@ -87,6 +86,7 @@ def test_every_subset_of_channels_goes_exactly(name):
     assert check_model(model) >= sum(2**n - 2 for n in found.values() if n < 7) / 2
 
 
+@pytest.mark.core
 def test_a_block_with_heads_loses_the_same_of_every_head(tmp_path):
     model = around(own.Block(6, heads=2, name="block"))
     graph = ridurre.DependencyGraph(model)
@@ -102,6 +102,7 @@ def test_a_block_with_heads_loses_the_same_of_every_head(tmp_path):
     same_after_loading(smaller, tmp_path / "block.keras", data(model))
 
 
+@pytest.mark.core
 def test_heads_and_sizes_of_attention_by_hand(tmp_path):
     model = around(own.HandMade(2, 3, name="mine"))
     graph, plan = half_of_every_group(model)
@@ -112,6 +113,7 @@ def test_heads_and_sizes_of_attention_by_hand(tmp_path):
     same_after_loading(smaller, tmp_path / "mine.keras", data(model))
 
 
+@pytest.mark.core
 def test_a_transformers_layer_loses_heads_and_units_of_its_mlp():
     model = around(own.Encoder(3, 5, 7, name="encoder"), first=6)
     graph = ridurre.DependencyGraph(model)
@@ -128,6 +130,7 @@ def test_a_transformers_layer_loses_heads_and_units_of_its_mlp():
 # --- what comes back ------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_a_size_that_the_configuration_names_needs_nothing_of_ridurre(tmp_path):
     model = around(own.Linear(5, name="mine"))
     graph = ridurre.DependencyGraph(model)
@@ -163,6 +166,7 @@ def test_other_sizes_reload_where_ridurre_is_imported(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path), here], check=True, timeout=300)
 
 
+@pytest.mark.core
 def test_smaller_layers_become_smaller_still_and_train_on(tmp_path):
     model = around(own.Block(6), own.Block(6))
     x = data(model, 8)
@@ -225,6 +229,7 @@ def net():
     return model
 
 
+@pytest.mark.core
 def test_a_subclassed_model(tmp_path):
     model = net()
     before = snapshot(model)
@@ -248,6 +253,7 @@ def test_a_subclassed_model_lands_on_a_target():
     assert 0.3 < ridurre.model_complexity(smaller).macs / whole.macs <= 0.5
 
 
+@pytest.mark.core
 def test_inputs_by_name(tmp_path):
     model = own.Words(5)
     inputs = {
@@ -267,6 +273,7 @@ def test_inputs_by_name(tmp_path):
 # --- found by KerasHub's backbones ---------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_weights_of_one_path_in_two_layers_are_told_apart():
     model = around(own.BuiltEarly(name="a"), own.BuiltEarly(name="b"))
     assert len({v.path for v in model.variables}) < len(model.variables)
@@ -364,6 +371,7 @@ def test_a_functional_model_with_a_call_of_its_own_is_refused():
 # --- looking --------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_what_a_call_does_is_read_without_a_trace_in_the_layer():
     layer = own.Scaled()
     x = keras.Input((4, 6))
