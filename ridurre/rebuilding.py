@@ -138,7 +138,9 @@ class Rebuilder:
         """
         for node in graph.nodes:
             args, kwargs = _replace((node.args, node.kwargs), tensors)
-            outputs = tensors_in(self._call(node, args, kwargs))
+            outputs = keras.tree.flatten(self._call(node, args, kwargs))
+            if len(outputs) != len(node.outputs):  # a layer may return None beside tensors
+                outputs = tensors_in(outputs)
             tensors |= {id(t): new for t, new in zip(node.outputs, outputs, strict=True)}
         return [tensors[id(t)] for t in graph.outputs]
 

@@ -21,6 +21,7 @@ from ridurre.backend import FunctionalGraph, all_layers, infer, own_variables, t
 from ridurre.backend.inner import Constants, answering_by_code, tensors_in
 from ridurre.backend.opening import Opened, forgetting_calls, graph_between, open_call, stand_in
 from ridurre.backend.state import build_on, says_shapes, with_masks
+from ridurre.errors import ModelError
 from ridurre.forms import Candidate, forms
 from ridurre.graph.labels import Value, varying
 from ridurre.graph.rules import Call, Kept
@@ -81,16 +82,18 @@ class Smaller:
         self.layer: Any = call.operation
         self.opened: Opened = call.opened
         self._rng = np.random.default_rng(0)
+        self._problem: Exception | None = None
 
     def layer_of_less(self) -> keras.Layer:
         """The smaller layer, with weights of no meaning yet.
 
         Raises:
             NoSmallerForm: nothing that was tried computes what it should.
+            ModelError: the same of a layer in which nothing goes.
         """
         expected = self._expected()
         ways = [self._ways(expected), self._ways(expected, all_parts=True)]
-        candidates = forms(self.layer, self._changes(), ways, self._shape)
+        candidates = forms(self.layer, self.changes(), ways, self._shape)
         candidates.sort(key=lambda c: c.what not in self._known)
         for candidate in candidates:
             layer = self._fitting(candidate, expected)
@@ -98,6 +101,13 @@ class Smaller:
                 self._known.add(candidate.what)
                 self._name_like_the_original(layer)
                 return layer
+        if not self.changes():
+            raise ModelError(
+                f"The layer {self.call.name!r} ({self.call.kind}) cannot be re-created from its "
+                f"configuration: {self._problem or 'the copy computes something else'}\nGive the "
+                "class a `get_config` that returns every argument of its constructor, and "
+                "register its custom objects with @keras.saving.register_keras_serializable()."
+            )
         raise NoSmallerForm(
             f"The code of {self.call.name!r} ({self.call.kind}) does not follow when channels in "
             "it go: a size stands in it that neither the arguments of its constructor nor its "
@@ -122,6 +132,7 @@ class Smaller:
             fits = fits and self._announces(layer, expected)
         except Exception as error:  # whatever a user's code says to a size it does not like
             logger.debug("%s as %s: %s", self.call.name, candidate.what, error)
+            self._problem = self._problem or error
             return None
         return layer if fits else None
 
@@ -230,7 +241,7 @@ class Smaller:
             for a, n in enumerate(known or value.shape)
         ]
 
-    def _changes(self) -> dict[int, set[int]]:
+    def changes(self) -> dict[int, set[int]]:
         """Sizes of what is in the layer that change, to what."""
         changes: dict[int, set[int]] = defaultdict(set)
         for variable in own_variables(self.layer):

@@ -80,7 +80,10 @@ def fits(graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, bo
         known: answers found before, by what they depend on; is added to.
     """
     rebuilder = Rebuilder(graph, alive)
-    key = rebuilder.smaller_form(call).key()
+    form = rebuilder.smaller_form(call)
+    if not form.changes():
+        return True
+    key = form.key()
     if key not in known:
         try:
             rebuilder.smaller(call)

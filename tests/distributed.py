@@ -75,7 +75,7 @@ def check(model, is_distributed):
 
     result.fit(x, y, epochs=1, verbose=0, callbacks=[ridurre.BatchNormSparsity(1e-3)])
     assert all(map(is_distributed, result.trainable_variables))
-    plan = ridurre.DependencyGraph(result).get_pruning_plan("b", [3])
+    plan = ridurre.DependencyGraph(result).get_pruning_plan("b", [3, 5])
     trained = plan.exec(keep_compiled=True)
     assert all(map(is_distributed, trained.trainable_variables))
     assert to_numpy(trained.optimizer.iterations) == to_numpy(result.optimizer.iterations) > 0

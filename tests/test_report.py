@@ -103,7 +103,8 @@ def test_a_shared_layer_is_one_line_with_the_work_of_all_its_calls():
 def test_a_layer_without_a_rule_is_named_with_the_way_to_mend_it():
     class Odd(L.Layer):
         def call(self, x):
-            return x * 2
+            self.last = x * 2  # code that keeps its tensors is not looked into
+            return self.last
 
     inputs = keras.Input((4, 4, 2))
     x = Odd(name="odd")(L.Conv2D(5, 3, name="a")(inputs))
@@ -224,7 +225,8 @@ def test_a_model_without_a_graph_is_reported_as_far_as_it_goes(model):
             self.dense = L.Dense(3)
 
         def call(self, x):
-            return self.dense(x)
+            self.last = self.dense(x)  # code that keeps its tensors is not looked into
+            return self.last
 
     other = Subclassed()
     other(np.zeros((1, 5), "float32"))
@@ -232,12 +234,12 @@ def test_a_model_without_a_graph_is_reported_as_far_as_it_goes(model):
     assert (report.pruned.parameters, report.pruned.macs) == (18, None)
     assert report.original.latency is not None
     assert report.pruned.latency is None
-    assert any("subclassed" in note and "MACs" in note for note in report.notes)
+    assert any("is Python code" in note and "MACs" in note for note in report.notes)
     assert report.groups[0].removed is None
     backwards = compare(other, model)
     assert backwards.nodes == backwards.groups == ()
     for form in (str(report), report.to_markdown(), str(backwards), backwards.to_markdown()):
-        assert "subclassed" in form
+        assert "is Python code" in form
 
 
 def test_a_model_that_cannot_run_has_no_latency(monkeypatch, model):

@@ -544,7 +544,7 @@ RECURRENT = {
     "cell lstm": recurrent(lambda: L.RNN(L.LSTMCell(3, activation="elu"), unroll=True)),
     "cell gru": recurrent(lambda: L.RNN(L.GRUCell(3, reset_after=False), **SEQUENCE)),
     "cells": Row(
-        layer(lambda: L.RNN([L.LSTMCell(5), L.GRUCell(3)], **STATE)), (3, 2), subsets(2, 3)
+        layer(lambda: L.RNN([L.LSTMCell(5), L.GRUCell(3)], **STATE)), (3, 2), subsets(2, 3, 5)
     ),  # those of the first cell have no name; see test_recurrent.py
     "bidirectional": Row(
         layer(L.Bidirectional, L.LSTM(3)), (4, 2), subsets(2) + blocks(3, 2)

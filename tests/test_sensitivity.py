@@ -108,7 +108,7 @@ def test_channels_are_as_if_cut_alone(name: str, criterion: str | None) -> None:
     for group_name, group in group_names(graph).items():
         for point in found.curve(group_name):
             gone = found.names[group_name].order[: point.removed]
-            assert len(gone) == min(group.size - 1, int(point.amount * group.size + 1e-9))
+            assert len(gone) == min(group.size - group.least, int(point.amount * group.size + 1e-9))
             cut = graph.get_pruning_plan(group, gone).exec(keep_compiled=True) if gone else model
             expected = cut.evaluate(*data, verbose=0)
             assert point.value == pytest.approx(expected, rel=1e-4, abs=1e-6), point
@@ -563,12 +563,13 @@ def test_a_suggestion_can_be_cut(name: str) -> None:
     amounts = found.suggest(0.05)
     smaller = ridurre.prune(ChannelPrune(amounts, criterion=found.criterion()), model)
     sizes = {n: g.size for n, g in group_names(ridurre.DependencyGraph(smaller)).items()}
+    least = {n: g.least for n, g in group_names(ridurre.DependencyGraph(model)).items()}
     for group, known in found.names.items():
         best = max(
             (p.amount for p in found.curve(group) if p.value <= found.baseline + 0.05), default=0
         )
         lost = int(best * known.size + 1e-9)
-        assert sizes.get(group, 1) == max(1, known.size - lost)
+        assert sizes.get(group, 1) == max(least[group], known.size - lost)
 
 
 def test_levels_that_can_be_pruned() -> None:

@@ -66,10 +66,11 @@ def test_attention_is_not_cut_across_heads() -> None:
     x = layers.Dense(6, name="width")(inputs)
     y = layers.MultiHeadAttention(2, 3, name="attention")(x, x)
     model = network(inputs, layers.Dense(2)(layers.Flatten()(y)))
-    with pytest.warns(ridurre.RidurreWarning, match=r"'attention' \(MultiHeadAttention\)"):
-        graph = ridurre.DependencyGraph(model)
-    with pytest.raises(ridurre.RidurreError, match="no rule"):
-        graph.get_pruning_plan("width", [0])
+    graph = ridurre.DependencyGraph(model)
+    heads = next(g for g in graph.groups if g.size == 2)
+    attention = graph.get_pruning_plan(heads, [0]).exec().get_layer("attention")
+    assert (attention.num_heads, attention.key_dim) == (1, 3)
+    check_model(model)
 
 
 def test_a_mean_over_channels_does_not_couple_what_it_is_added_to() -> None:
