@@ -17,8 +17,6 @@ from ridurre.errors import RequestError
 from ridurre.selection import topology
 from ridurre.testing import randomise
 
-pytestmark = pytest.mark.core
-
 MODELS: dict[str, Callable[[], keras.Model]] = {"vit": models.vit, "bert": models.bert}
 
 
@@ -47,6 +45,7 @@ def group(graph: ridurre.DependencyGraph, weight: str, axis: int) -> ridurre.Gro
     return found
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("name", MODELS)
 def test_all_but_the_width_is_exact(name: str, tmp_path: Any) -> None:
     model = made(name)
@@ -137,6 +136,7 @@ def attention(**options: Any) -> keras.Model:
     return model
 
 
+@pytest.mark.core
 def test_queries_make_up_for_the_scale() -> None:
     model = attention()
     graph = ridurre.DependencyGraph(model)
@@ -150,6 +150,7 @@ def test_queries_make_up_for_the_scale() -> None:
         np.testing.assert_array_equal(after, before[..., kept])
 
 
+@pytest.mark.core
 def test_scaled_in_two_steps_is_scaled_once() -> None:
     model = attention()
     steps = [model]
@@ -178,6 +179,7 @@ def test_in_a_residual_stream_the_width_stays_implicit() -> None:
     assert smaller.get_layer("one_attention").query_dense.kernel.shape[0] == 8
 
 
+@pytest.mark.core
 def test_two_positions_of_a_head_stay() -> None:
     """Keras on TensorFlow adds a bias of shape (heads, 1) along the wrong axis."""
     model = attention()
@@ -193,6 +195,7 @@ def test_two_positions_of_a_head_stay() -> None:
     assert group(without, "query/kernel", 2).least == 1
 
 
+@pytest.mark.core
 def test_a_head_of_keys_goes_with_all_its_queries() -> None:
     inputs = keras.Input((4, 5))
     layer = L.GroupQueryAttention(2, 6, 3, name="attention")
