@@ -256,8 +256,9 @@ class BasePruning(abc.ABC):
             )
         self._run = run = Run(model, self._run.epochs if self._run else self._trained_epochs)
         run.accuracy = Accuracy(self._evaluate_fn, validation_data, self._metric, self._minimum)
-        with keras.saving.custom_object_scope(custom), distribution_of(model), shown(self._verbose):
+        with keras.saving.custom_object_scope(custom):
             run.ballot = self._prepare(model)
+        with keras.saving.custom_object_scope(custom), distribution_of(model), shown(self._verbose):
             run.goals = Goals(self._targets, model)
             if checkpoint_dir is not None:
                 run.store = Checkpoints(checkpoint_dir, self._settings(run))
