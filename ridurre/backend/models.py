@@ -38,13 +38,14 @@ def inputs_of(model: Any) -> Any:
 def _open_model(model: Any) -> tuple[Opened, tuple[Any, ...], dict[str, Any]]:
     """A model's code, on what it was built for: what it takes for types is not written down."""
     config = model.get_build_config()
-    problem: Any = "it does not say what shapes it was built for (`get_build_config`)"
+    problems: list[Any] = []
     for dtype in (model.compute_dtype, "int32") if config else ():
         args, kwargs = _built_for(config, dtype)
         try:
             return open_call(model, args, kwargs), args, kwargs
         except OpeningError as error:
-            problem = error
+            problems.append(error)
+    problem = problems[0] if config else "it does not say what it was built for (get_build_config)"
     raise ModelError(
         f"The model {model.name!r} ({type(model).__name__}) is Python code, and what it does "
         f"to channels cannot be seen: {problem}. Functional and Sequential models can be pruned; "
