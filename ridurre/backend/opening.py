@@ -61,11 +61,6 @@ class Opened:
     parameters: list[tuple[keras.KerasTensor, keras.Variable]]
     structure: Any
 
-    @property
-    def reached(self) -> set[int]:
-        """Ids of all layers that are called."""
-        return {id(n.operation) for n in self.graph.nodes}
-
 
 def open_function(function: Callable[[Any], Any]) -> FunctionalGraph:
     """What a function of one tensor does, as plain data.
