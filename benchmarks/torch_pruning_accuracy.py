@@ -6,6 +6,9 @@ Same checkpoint, same MACs, same images, same training (SGD with Nesterov moment
 learning rate from 0.02 to zero, 10 % warm-up, no distillation), same seeds. Torch-Pruning does not
 follow the channels that option-A shortcuts pad, so residual streams are left alone there. Its
 environment is that of torch_pruning.py.
+
+The page is written anew after every run; with ``--resume``, what a run before has found
+(results/torch_pruning_accuracy.json) is not run again.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import resnet_cifar as rc
-from common import HERE, here_and_now, say, table, write
+from common import HERE, RESULTS, here_and_now, say, table, write
 from resnet56_cifar10 import by_ridurre, repaired
 from torch_pruning import python_of
 
@@ -44,8 +47,8 @@ def by_torch(criterion: str, scope: str, options: Any, seed: int) -> dict[str, A
     if options.train_limit:
         command += ["--train-limit", str(options.train_limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
-    found = json.loads(done.stdout.splitlines()[-1])
-    return found | {"accuracy": {int(k): v for k, v in found["accuracy"].items()}}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def by_keras(options: Any, seed: int, images: rc.Images) -> dict[str, Any]:
@@ -67,41 +70,62 @@ def by_keras(options: Any, seed: int, images: rc.Images) -> dict[str, Any]:
     return {"accuracy": accuracy, "fewer": macs[0] / macs[1], "seconds": seconds}
 
 
+#: By method and seed, what was found; epochs are text, as JSON wants it.
+FoundRuns = dict[str, dict[str, dict[str, Any]]]
+
+
+def page(found: FoundRuns) -> None:
+    """Write and print the table of all that was found so far."""
+    every = [run for runs in found.values() for run in runs.values()]
+    epochs = sorted({int(e) for run in every for e in run["accuracy"]})
+    rows = []
+    for name, runs in found.items():
+        fewer, seconds = (mean(r[key] for r in runs.values()) for key in ("fewer", "seconds"))
+        accuracy = [[r["accuracy"].get(str(e)) for r in runs.values()] for e in epochs]
+        cells = ["" if None in a else f"{mean(a):.2f}" for a in accuracy]
+        rows.append([name, f"{fewer:.2f}", *cells, " ".join(sorted(runs)), f"{seconds:.0f}"])
+    trained = [f"{e} epoch(s)" if e else "no training" for e in epochs]
+    results = table(["", "× fewer MACs", *trained, "seeds", "seconds to prune"], rows)
+    print(results)
+    (RESULTS / "torch_pruning_accuracy.json").write_text(json.dumps(found, indent=1) + "\n")
+    write(
+        "torch_pruning_accuracy",
+        "ridurre next to Torch-Pruning: accuracy on ResNet-56 / CIFAR-10",
+        here_and_now(),
+        "Percent of the 10000 test images, mean of the seeds; 93.39 unpruned. "
+        + " ".join(__doc__.split("\n\n")[2].split()),
+        results,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--fewer", type=float, default=2.1, help="times fewer MACs")
     parser.add_argument("--epochs", type=int, nargs="*", default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--methods", nargs="+", choices=["ridurre", *TORCH], help="all by default")
     parser.add_argument("--train-limit", type=int)
     parser.add_argument("--checkpoints", type=Path, default=rc.CHECKPOINTS)
     parser.add_argument("--images", type=Path, default=rc.IMAGES)
     parser.add_argument("--env", type=Path, default=Path.home() / ".cache" / "ridurre-bench")
+    parser.add_argument("--resume", action="store_true", help="add to what was found before")
     options = parser.parse_args()
-    images = rc.load_images(options.images)
-    rows = []
-    methods: dict[str, Any] = {
-        "ridurre": lambda seed: by_keras(options, seed, images),
-        **{n: lambda seed, a=a: by_torch(*a, options, seed) for n, a in TORCH.items()},
-    }
-    for name, run in methods.items():
-        runs = []
-        for seed in options.seeds:
-            runs.append(run(seed))
-            say(f"{name}, seed {seed}: {runs[-1]}")
-        accuracy = [f"{mean(r['accuracy'][e] for r in runs):.2f}" for e in (0, *options.epochs)]
-        fewer, seconds = (mean(r[key] for r in runs) for key in ("fewer", "seconds"))
-        rows.append([name, f"{fewer:.2f}", *accuracy, f"{seconds:.0f}"])
-    head = ["", "× fewer MACs", "no training", *(f"{e} epoch(s)" for e in options.epochs)]
-    results = table([*head, "seconds to prune"], rows)
-    print(results)
-    write(
-        "torch_pruning_accuracy",
-        "ridurre next to Torch-Pruning: accuracy on ResNet-56 / CIFAR-10",
-        here_and_now(),
-        "Percent of the 10000 test images, mean of the seeds "
-        f"{options.seeds}; 93.39 unpruned. " + " ".join(__doc__.split("\n\n")[2].split()),
-        results,
-    )
+    images, path = rc.load_images(options.images), RESULTS / "torch_pruning_accuracy.json"
+    found: FoundRuns = json.loads(path.read_text()) if options.resume and path.exists() else {}
+    wanted = {str(e) for e in (0, *options.epochs)}
+    for seed in options.seeds:
+        for name in options.methods or ["ridurre", *TORCH]:
+            known = found.setdefault(name, {})
+            if wanted <= known.get(str(seed), {"accuracy": {}})["accuracy"].keys():
+                continue
+            if name == "ridurre":
+                run = by_keras(options, seed, images)
+            else:
+                run = by_torch(*TORCH[name], options, seed)
+            say(f"{name}, seed {seed}: {run}")
+            run["accuracy"] = {str(e): value for e, value in run["accuracy"].items()}
+            known[str(seed)] = run
+            page(found)
 
 
 if __name__ == "__main__":

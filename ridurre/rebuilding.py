@@ -213,9 +213,10 @@ class Rebuilder:
         self.new[id(operation)] = (operation, new)
         return new
 
-    def smaller_form(self, call: Call) -> Smaller:
-        """Finds the smaller form of a layer whose code was looked into."""
-        return Smaller(call, self.kept, self.walk, self.new, self._known)
+    def smaller_forms(self, call: Call) -> list[Smaller]:
+        """Find the smaller form of a layer whose code was looked into, for each of its sizes."""
+        calls = self.trace.calls_by_shape(call.operation)
+        return [Smaller(c, self.kept, self.walk, self.new, self._known) for c in calls]
 
     def _smaller_outputs(self, call: Call) -> Any:
         opened: Any = call.opened
@@ -243,13 +244,22 @@ class Rebuilder:
         outside = set(self.new)
         try:
             self._depth += 1
-            return self.smaller_form(call).layer_of_less()
+            first, *others = self.smaller_forms(call)
+            layer = first.layer_of_less()
+            for other in others:
+                self._forget_parts(outside)
+                other.accept(layer)
+            return layer
         except NoSmallerForm as error:
             raise RuleError(f"{error}.") from error
         finally:
             self._depth -= 1
-            for key in self.new.keys() - outside:  # its parts are in it
-                del self.new[key]
+            self._forget_parts(outside)
+
+    def _forget_parts(self, outside: set[int]) -> None:
+        """The parts of a layer are in it."""
+        for key in self.new.keys() - outside:
+            del self.new[key]
 
     def copy_state(self) -> None:
         """Cut weights to what is kept, and carry trainable flags over, outermost first."""

@@ -114,6 +114,18 @@ class Smaller:
             "attributes change, or a copy of the layer computes something else"
         )
 
+    def accept(self, layer: keras.Layer) -> None:
+        """Refuse a smaller layer that was made for another call, unless it fits this one too.
+
+        Raises:
+            NoSmallerForm: it does not compute what it should here.
+        """
+        if self._fitting(Candidate(("as before",), lambda: layer), self._expected()) is None:
+            raise NoSmallerForm(
+                f"The code of {self.call.name!r} ({self.call.kind}), which is called on tensors of "
+                "several sizes, does not follow in all of them when channels go"
+            )
+
     def _name_like_the_original(self, layer: keras.Layer) -> None:
         """Layers that Keras names get other numbers in every copy."""
         pairs = [all_layers(self.layer), all_layers(layer)]

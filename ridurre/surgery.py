@@ -80,10 +80,10 @@ def fits(graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, bo
         known: answers found before, by what they depend on; is added to.
     """
     rebuilder = Rebuilder(graph, alive)
-    form = rebuilder.smaller_form(call)
-    if not form.changes():
+    forms = rebuilder.smaller_forms(call)
+    if not any(form.changes() for form in forms):
         return True
-    key = form.key()
+    key = " and ".join(form.key() for form in forms)
     if key not in known:
         try:
             rebuilder.smaller(call)

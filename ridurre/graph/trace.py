@@ -58,6 +58,13 @@ class Trace:
         while not self._run_all():
             pass
 
+    def calls_by_shape(self, layer: keras.Operation) -> list[Call]:
+        """The first calls of a layer on tensors of every shape that it is called on."""
+        found: dict[Any, Call] = {}
+        for call in self.by_layer[id(layer)]:
+            found.setdefault(tuple(v.shape for v in call.inputs), call)
+        return list(found.values())
+
     def _run_all(self) -> bool:
         """Run the model; False if more layers are to be left closed than were known before."""
         self.space = LabelSpace()
@@ -218,17 +225,23 @@ class Trace:
             self._tie_values(earlier[0].inputs, call.inputs)
 
     def _tie_nested(self, model: keras.Layer, ends: list[Value], name: str) -> None:
-        """A shared model is rebuilt once, so the inputs and outputs of all calls must agree."""
+        """A shared model is rebuilt once, so the inputs and outputs of all calls must agree.
+
+        One without weights may be called on tensors of several sizes (positions are turned in the
+        queries' heads and in the keys'), and goes on to be.
+        """
         self.space.at(name, type(model).__name__)
-        self._tie_values(self._nested_ends.setdefault(id(model), ends), ends)
+        first = self._nested_ends.setdefault(id(model), ends)
+        if model.variables or [v.shape for v in first] == [v.shape for v in ends]:
+            self._tie_values(first, ends)
 
     def _tie_values(self, a: list[Value], b: list[Value]) -> None:
-        for x, y in zip(a, b, strict=True):
-            if x.labels.shape == y.labels.shape:
+        if [v.labels.shape for v in a] == [v.labels.shape for v in b]:
+            for x, y in zip(a, b, strict=True):
                 self.space.tie(x.labels, y.labels)
-            else:
-                self.space.freeze(x.labels, Reason.SHAPE)
-                self.space.freeze(y.labels, Reason.SHAPE)
+        else:
+            for value in (*a, *b):
+                self.space.freeze(value.labels, Reason.SHAPE)
 
 
 def _name(operation: keras.Operation, index: int | None) -> str:
