@@ -201,6 +201,44 @@ def test_what_is_inside_can_go(name: str) -> None:
     assert check_model(network(CASES[name]())) > 0
 
 
+@pytest.mark.filterwarnings("ignore:Channels that flow into:ridurre.RidurreWarning")
+@pytest.mark.parametrize("shared_first", [True, False])
+def test_what_a_barrier_holds_stays_whole_wherever_else_it_is_called(shared_first: bool) -> None:
+    class Shy(Plain):
+        def call(self, x: Any) -> Any:
+            return super().call(x) if x.__class__.__name__ != "KerasTensor" else x * float(x)
+
+        def compute_output_spec(self, x: Any) -> Any:
+            return keras.KerasTensor(x.shape, x.dtype)
+
+    inputs, shy = keras.Input((4, 3)), Shy(name="shy")
+    branches = [shy(inputs)]
+    branches.insert(0 if shared_first else 1, layers.Dense(3, name="last")(shy.up(inputs)))
+    model = keras.Model(inputs, layers.Concatenate()(branches))
+    graph = ridurre.DependencyGraph(model)
+    assert "its code does not run" in graph.trace.closed["shy"]
+    assert graph.groups == []
+
+
+@keras.saving.register_keras_serializable()
+class SaysWidth(SaysShapes):
+    """Says its shape by a number that it also computes with, and does not know all of it."""
+
+    def call(self, x: Any) -> Any:
+        return super().call(x) * self.width**0.5
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return (None, None, self.width)
+
+
+def test_a_number_that_says_the_shape_and_a_scale_stays() -> None:
+    inputs = keras.Input((4, 3))
+    x = layers.GlobalAveragePooling1D()(SaysWidth(name="block")(inputs))
+    model = keras.Model(inputs, layers.Dense(2, name="after")(x))
+    randomise(model)
+    assert ridurre.DependencyGraph(model).groups == []
+
+
 class Silent(Plain):
     """A class that nobody can ask for its configuration."""
 

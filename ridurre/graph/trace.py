@@ -84,10 +84,22 @@ class Trace:
         graph = graph_of(self.model)
         self.inputs = [unlabelled(t) for t in graph.inputs]
         self.outputs = self._run(graph, self._given(graph, self.inputs), "")
+        self._keep_what_barriers_hold()
         self.space.at(self.model.name, type(self.model).__name__)
         for value in () if self._free_outputs else self.outputs:
             self.space.freeze(value.labels, Reason.OUTPUT)
         return len(self._shut) == known
+
+    def _keep_what_barriers_hold(self) -> None:
+        """Weights of a layer that no rule describes stay whole, whoever else uses them."""
+        for call in self.calls:
+            if call.known or not isinstance(call.operation, keras.Layer):
+                continue
+            self.space.at(call.name, call.kind)
+            for variable in call.operation.variables:
+                for axis in range(len(variable.shape)):
+                    if known := self.space.weights.get((id(variable), axis)):
+                        self.space.freeze(known.labels, Reason.NO_RULE)
 
     @staticmethod
     def _given(graph: FunctionalGraph, inputs: list[Value]) -> dict[int, Value]:
