@@ -49,6 +49,7 @@ def examine(name: str, only_graph: bool = False) -> dict[str, Any]:
         "before": model.count_params(),
         "share": prunable_share(graph, model),
         "reasons": reasons(graph),
+        "stays": stays(graph),
     }
     if graph.groups and not only_graph:
         result |= cut(model, graph, inputs)
@@ -73,6 +74,7 @@ def cut(model: Any, graph: Any, inputs: Any) -> dict[str, Any]:
         "after": smaller.count_params(),
         "finite": all(bool(np.isfinite(y).all()) for y in outputs),
         "saved": round_trip(smaller, inputs, outputs),
+        "original_saved": round_trip(model, inputs, outputs_of(model, inputs)),
     }
     if plan.exact:
         result["difference"] = ridurre.verify(model, smaller, plan, inputs=inputs)
@@ -143,6 +145,18 @@ def prunable_share(graph: Any, model: Any) -> float:
     return owned / max(total, 1)
 
 
+def stays(graph: Any) -> list[str]:
+    """What else keeps channels from going, by the operations that do."""
+    from ridurre.graph.labels import Reason
+
+    told = (Reason.INPUT, Reason.OUTPUT, Reason.NO_RULE, Reason.CODE, Reason.ONLY)
+    found: collections.Counter[str] = collections.Counter()
+    for _, where in graph.trace.space.frozen:
+        if where.reason not in told:
+            found[f"{where.kind}: {where.reason.value}"] += 1
+    return [f"{text} (×{n})" if n > 1 else text for text, n in found.most_common()]
+
+
 def reasons(graph: Any) -> list[str]:
     """What keeps channels from going, as far as a user can do something about it."""
     from ridurre.graph.labels import Reason
@@ -179,12 +193,21 @@ def status(result: dict[str, Any]) -> str:
     return "pruned" if whole else "partly"
 
 
+def cell(saved: str, original: str) -> str:
+    """Whether a file gives the pruned model back, next to the original."""
+    if saved in ("", "yes"):
+        return saved
+    return "no" if original == "yes" else "nor"
+
+
 def row(name: str, result: dict[str, Any]) -> list[str]:
     """One line of the table."""
     if "error" in result:
         return [name, "failed", "", "", "", "", "", "", short(result["error"], 300)]
     saved = result.get("saved", "")
-    notes = result["reasons"] + ([f"`.keras`: {saved}"] if saved not in ("", "yes") else [])
+    notes = result["reasons"] + result["stays"]
+    if saved not in ("", "yes"):
+        notes.append(f"`.keras`: {saved}")
     difference = f"{result['difference']:.0e}" if "difference" in result else "none is exact"
     others = f" ({result['inexact']} others)" if result.get("inexact") else ""
     return [
@@ -195,7 +218,7 @@ def row(name: str, result: dict[str, Any]) -> list[str]:
         str(result["before"]),
         str(result.get("after", "")),
         difference + others if "after" in result else "",
-        "yes" if saved == "yes" else "no" if saved else "",
+        cell(saved, result.get("original_saved", "")),
         "; ".join(notes),
     ]
 
@@ -267,7 +290,8 @@ def main() -> None:
         "result ran and gave finite outputs. *difference*: of the pruned model from the original "
         "whose removed slices are zero, relative to the largest output, with all groups cut whose "
         "removal is exact; behind it the number of others (normalisers compute across their "
-        "channels). *`.keras`*: the pruned model was saved, loaded, and gave the same outputs.",
+        "channels). *`.keras`*: the pruned model was saved, loaded, and gave the same outputs; "
+        "*nor*: the original did not either.",
         *page(results),
     )
     sys.exit(any(status(r) == "failed" for r in results.values()))

@@ -23,7 +23,7 @@ import keras
 from ridurre.backend import view_of
 from ridurre.errors import CheckpointError
 from ridurre.files import UNFINISHED, write_whole
-from ridurre.graph.trace import named_layers
+from ridurre.graph.names import named_layers
 
 _FORMAT = 1
 _RECORD = "run.json"

@@ -51,7 +51,9 @@ class DependencyGraph(ChannelGraph):
     ) -> None:
         super().__init__(model, protect=protect, free_outputs=free_outputs)
         if self.trace.opened:
-            self._hold_what_code_holds()
+            tried: dict[str, bool] = {}
+            self._hold_all_if_a_layer_cannot_be_made(tried)
+            self._hold_what_code_holds(tried)
         self._warn_barriers()
 
     def get_pruning_plan(
@@ -100,12 +102,26 @@ class DependencyGraph(ChannelGraph):
 
         return planner.plan(alive, execute)
 
-    def _hold_what_code_holds(self) -> None:
+    def _hold_all_if_a_layer_cannot_be_made(self, tried: dict[str, bool]) -> None:
+        """Every layer is made anew, also those that lose nothing."""
+        space = self.trace.space
+        everything = np.ones(space.size, bool)
+        for call in outermost(self.trace) if self.solution.groups() else ():
+            if not fits(self, call, everything, tried, whole=True):
+                space.at(call.name, call.kind)
+                space.freeze(np.arange(1, space.size), Reason.UNMADE)
+                self._solve_again()
+                return
+
+    def _solve_again(self) -> None:
+        self.solution = Solution(self.trace)
+        self.__dict__.pop("groups", None)
+
+    def _hold_what_code_holds(self, tried: dict[str, bool]) -> None:
         """Freeze channels on which some layer's code insists, before anybody asks for them.
 
         Every group is tried, one unit of it, in every layer whose code was looked into.
         """
-        tried: dict[str, bool] = {}
         while True:
             solution, planner, space = self.solution, Planner(self), self.trace.space
             stuck = len(space.frozen)
@@ -117,13 +133,12 @@ class DependencyGraph(ChannelGraph):
                 except RequestError:
                     continue
                 for call in outermost(self.trace):
-                    if not fits(self, call, alive, tried):
+                    if not fits(self, call, alive, tried, whole=False):
                         space.at(call.name, call.kind)
                         space.freeze(labels, Reason.CODE)
             if len(space.frozen) == stuck:
                 return
-            self.solution = Solution(self.trace)
-            self.__dict__.pop("groups", None)
+            self._solve_again()
 
     def _warn_barriers(self) -> None:
         """One warning for all layers without a rule that channels flow into."""

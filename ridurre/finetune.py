@@ -12,7 +12,7 @@ import numpy as np
 from ridurre.backend import in_inference, parameters_of, view_of
 from ridurre.checks import check_count, check_finite, check_fraction
 from ridurre.errors import RequestError
-from ridurre.graph.trace import by_own_paths, named_layers, variable_paths
+from ridurre.graph.names import by_own_paths, named_layers, variable_paths
 from ridurre.plan import PruningPlan
 
 _CROSS_ENTROPIES = ("categorical_crossentropy", "sparse_categorical_crossentropy")

@@ -12,7 +12,15 @@ from ridurre.backend import all_layers
 from ridurre.backend.making import arguments_of, recreate, remake
 from ridurre.backend.state import weights_made_by
 from ridurre.errors import ModelError
-from ridurre.resizing import Sizes, Way, alternatives, resize
+from ridurre.resizing import (
+    Sizes,
+    Way,
+    alternatives,
+    build_as,
+    part_at,
+    resize,
+    way_to,
+)
 
 #: Attributes that every layer has.
 _BY_KERAS = frozenset(vars(keras.layers.Layer())) | {"_build_shapes_dict"}
@@ -30,11 +38,26 @@ class Candidate(NamedTuple):
     make: Callable[[], Any]
 
 
+class Maker(NamedTuple):
+    """How a layer of a class is made anew.
+
+    Attributes:
+        make: makes it, given the layer and other numbers.
+        numbers: those that it is made with.
+        held: whether it comes out of the layer that holds it.
+    """
+
+    make: Callable[[Any, Any], Any]
+    numbers: Mapping[str, Any]
+    held: bool = False
+
+
 def forms(
     layer: Any,
     changes: Mapping[int, set[int]],
     ways: Sequence[Mapping[Way, keras.Layer]],
     shape_of: Callable[[keras.Variable], tuple[int, ...]],
+    holders: Sequence[Any] = (),
 ) -> list[Candidate]:
     """All forms that a layer may have, the simplest first.
 
@@ -43,20 +66,23 @@ def forms(
         changes: sizes that change in it, to what.
         ways: its smaller sub-layers, by where they go: those that have to, and more.
         shape_of: the smaller shape of a weight.
+        holders: the layer that it is a part of, the one that that is a part of, and so on.
     """
-    found = [*_from_configuration(layer, changes)]
+    maker = _maker(layer, holders)
+    found = [*_from_configuration(layer, changes, maker)]
     for number, some in enumerate(ways):
         if some not in ways[:number]:
-            found += _from_parts(layer, changes, some, shape_of)
+            found += _from_parts(layer, changes, some, shape_of, maker)
     return found
 
 
-def _from_configuration(layer: Any, changes: Mapping[int, set[int]]) -> Iterator[Candidate]:
+def _from_configuration(
+    layer: Any, changes: Mapping[int, set[int]], maker: Maker
+) -> Iterator[Candidate]:
     """The class's own smaller forms: other numbers for its constructor."""
-    make, config = _maker(layer)
-    for numbers in alternatives(config, changes):
+    for numbers in alternatives(maker.numbers, changes):
         what = (type(layer), "configuration", *sorted(numbers))
-        yield Candidate(what, partial(anew, layer, make, numbers))
+        yield Candidate(what, partial(anew, layer, maker.make, numbers))
 
 
 def _from_parts(
@@ -64,19 +90,20 @@ def _from_parts(
     changes: Mapping[int, set[int]],
     ways: Mapping[Way, keras.Layer],
     shape_of: Callable[[keras.Variable], tuple[int, ...]],
+    maker: Maker,
 ) -> Iterator[Candidate]:
     """The layer of the full size with smaller parts, and other numbers on ``self``."""
     own = weights_made_by(layer)
     shapes = {i: shape_of(v) for i, v in enumerate(own) if shape_of(v) != tuple(v.shape)}
     numbers = {k: v for k, v in vars(layer).items() if k not in _BY_KERAS}
     for attributes in alternatives(numbers, changes):
-        sizes = Sizes(ways, shapes, attributes, layer.get_build_config())
+        sizes = Sizes(ways, shapes, attributes, layer.get_build_config(), maker.held)
         what = (type(layer), "parts", len(ways), *sorted(attributes))
-        yield Candidate(what, partial(_of_parts, layer, sizes))
+        yield Candidate(what, partial(_of_parts, layer, maker, sizes))
 
 
-def _of_parts(layer: Any, sizes: Sizes) -> keras.Layer:
-    return resize(anew(layer, _maker(layer)[0], {}), sizes)
+def _of_parts(layer: Any, maker: Maker, sizes: Sizes) -> keras.Layer:
+    return resize(anew(layer, maker.make, {}), sizes)
 
 
 def anew(layer: Any, make: Callable[..., Any], changes: Mapping[str, Any]) -> Any:
@@ -107,10 +134,39 @@ def _plain(layer: Any) -> dict[str, Any]:
     return {k: v for k, v in own.items() if isinstance(v, kinds)}
 
 
-def _maker(layer: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """How the class is made anew, and the numbers that it is made with."""
+def _maker(layer: Any, holders: Sequence[Any]) -> Maker:
+    """How the class is made anew: by its configuration, its attributes, or by who holds it."""
     try:
         anew(layer, recreate, {})
-        return recreate, layer.get_config()
+        return Maker(recreate, layer.get_config())
     except ModelError:
-        return remake, arguments_of(layer)
+        by_attributes = Maker(remake, arguments_of(layer))
+    if not holders:
+        return by_attributes
+    try:
+        anew(layer, remake, {})
+        return by_attributes
+    except ModelError:
+        return Maker(partial(_out_of_holder, holders), {}, held=True)
+
+
+def _out_of_holder(holders: Sequence[Any], layer: Any, changes: Mapping[str, Any]) -> Any:
+    """A new layer as the one that holds it makes it, in the full size."""
+    del changes
+    holder, *further = holders
+    way = way_to(holder, layer)
+    new = anew(holder, _maker(holder, further).make, {})
+    build_as(new, holder.get_build_config())
+    try:
+        if way is None:
+            raise LookupError(f"Keras does not know it as a part of {holder.name!r}")
+        part = part_at(new, way)
+        if type(part) is not type(layer):
+            raise LookupError(f"in its place is a {type(part).__name__}")
+    except LookupError as error:
+        raise ModelError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be re-created, neither from "
+            f"its configuration nor by {holder.name!r} ({type(holder).__name__}), which holds it: "
+            f"{error}"
+        ) from error
+    return part

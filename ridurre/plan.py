@@ -16,7 +16,7 @@ from ridurre.checks import check_indices
 from ridurre.errors import FrozenChannelError, PlanMismatchError, RequestError
 from ridurre.graph import ChannelGraph, Group
 from ridurre.graph.groups import is_box
-from ridurre.graph.trace import by_own_paths
+from ridurre.graph.names import by_own_paths
 
 Removed = dict[str, dict[int, np.ndarray]]
 Execute = Callable[["PruningPlan", bool], keras.Model]

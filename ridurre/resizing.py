@@ -9,7 +9,7 @@ made, and then what is smaller takes the place of what is not.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
@@ -44,12 +44,15 @@ class Sizes:
         shapes: of the layer's own variables, by their number.
         attributes: numbers that the layer's code reads from ``self``.
         build: what the original was built with (``get_build_config``).
+        held: whether the class does not say how it is made, so that only the layer that holds it
+            can make one of the full size.
     """
 
     layers: Mapping[Way, keras.Layer]
     shapes: Mapping[int, tuple[int, ...]]
     attributes: Mapping[str, Any]
     build: Mapping[str, Any] | None
+    held: bool = False
 
     def and_then(self, later: Sizes) -> Sizes:
         """These, and what became smaller still."""
@@ -58,6 +61,7 @@ class Sizes:
             {**self.shapes, **later.shapes},
             {**self.attributes, **later.attributes},
             self.build,
+            later.held,
         )
 
 
@@ -68,23 +72,14 @@ class _Resized:
 
     def get_config(self) -> dict[str, Any]:
         """The layer of the full size, and what is smaller."""
-        sizes, original = self._ridurre_sizes, type(self).__mro__[2]
+        original = type(self).__mro__[2]
         whole = {
             "module": original.__module__,
             "class_name": original.__name__,
             "config": super().get_config(),  # type: ignore[misc]
             "registered_name": keras.saving.get_registered_name(original),
         }
-        return {
-            "full_size": whole,
-            "smaller_layers": [
-                [list(way), keras.saving.serialize_keras_object(layer)]
-                for way, layer in sizes.layers.items()
-            ],
-            "smaller_shapes": [[number, list(shape)] for number, shape in sizes.shapes.items()],
-            "other_attributes": dict(sizes.attributes),
-            "built_for": keras.saving.serialize_keras_object(sizes.build),
-        }
+        return {"full_size": whole, **_as_config(self._ridurre_sizes)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -92,13 +87,7 @@ class _Resized:
         load = functools.partial(
             keras.saving.deserialize_keras_object, custom_objects=custom_objects
         )
-        sizes = Sizes(
-            {tuple(way): load(layer) for way, layer in config["smaller_layers"]},
-            {number: tuple(shape) for number, shape in config["smaller_shapes"]},
-            config["other_attributes"],
-            load(config["built_for"]),
-        )
-        return resize(load(config["full_size"]), sizes)
+        return _resize_as(config, load(config["full_size"]), load, held=False)
 
     def get_build_config(self) -> dict[str, Any] | None:
         """Only models wait to be built; layers are, or are when they are called."""
@@ -107,6 +96,41 @@ class _Resized:
 
 
 keras.saving.register_keras_serializable(package="ridurre", name="Resized")(_Resized)
+
+
+def _as_config(sizes: Sizes) -> dict[str, Any]:
+    """What is smaller; parts that only their holder can make become so in their places."""
+    inner = {way: vars(layer).get("_ridurre_sizes") for way, layer in sizes.layers.items()}
+    held = {way: its for way, its in inner.items() if its is not None and its.held}
+    return {
+        "smaller_layers": [
+            [list(way), keras.saving.serialize_keras_object(layer)]
+            for way, layer in sizes.layers.items()
+            if way not in held
+        ],
+        "smaller_in_place": [[list(way), _as_config(its)] for way, its in held.items()],
+        "smaller_shapes": [[number, list(shape)] for number, shape in sizes.shapes.items()],
+        "other_attributes": dict(sizes.attributes),
+        "built_for": keras.saving.serialize_keras_object(sizes.build),
+    }
+
+
+def _resize_as(
+    config: dict[str, Any], layer: Any, load: Callable[[Any], Any], *, held: bool
+) -> Any:
+    build = load(config["built_for"])
+    build_as(layer, build)
+    layers = {tuple(way): load(smaller) for way, smaller in config["smaller_layers"]}
+    for way, inner in config["smaller_in_place"]:
+        layers[tuple(way)] = _resize_as(inner, part_at(layer, tuple(way)), load, held=True)
+    shapes = {number: tuple(shape) for number, shape in config["smaller_shapes"]}
+    return resize(layer, Sizes(layers, shapes, config["other_attributes"], build, held))
+
+
+def build_as(layer: Any, build: Mapping[str, Any] | None) -> None:
+    """Build a layer for what another one was built for (its ``get_build_config``)."""
+    if not layer.built and build and builds_itself(layer):
+        layer.build_from_config(build)
 
 
 @functools.cache
@@ -127,11 +151,11 @@ def resize(layer: Any, sizes: Sizes) -> keras.Layer:
     Returns:
         The same object, of a class derived from its own.
     """
-    if not layer.built and sizes.build and builds_itself(layer):
-        layer.build_from_config(sizes.build)
-    places = {way: _at(layer, way) for way in sizes.layers}
+    build_as(layer, sizes.build)
+    places = {way: part_at(layer, way) for way in sizes.layers}
     for way, smaller in sizes.layers.items():
-        take_over(places[way], smaller)
+        if places[way] is not smaller:
+            take_over(places[way], smaller)
     own = weights_made_by(layer)
     for number, shape in sizes.shapes.items():
         reshape_variable(own[number], shape)
@@ -158,7 +182,8 @@ def way_to(layer: keras.Layer, wanted: keras.Layer) -> Way | None:
     return None
 
 
-def _at(layer: keras.Layer, way: Way) -> keras.Layer:
+def part_at(layer: keras.Layer, way: Way) -> keras.Layer:
+    """The layer that a way leads to."""
     for number in way:
         layer = children_of(layer)[number]
     return layer

@@ -78,9 +78,9 @@ class Smaller:
         if call.opened is None:
             raise ValueError("The layer's code was not looked into.")
         self.call, self.kept, self._walk, self._parts = call, kept, walk, parts
-        self._known = known
         self.layer: Any = call.operation
         self.opened: Opened = call.opened
+        self._known = known
         self._rng = np.random.default_rng(0)
         self._problem: Exception | None = None
 
@@ -93,7 +93,7 @@ class Smaller:
         """
         expected = self._expected()
         ways = [self._ways(expected), self._ways(expected, all_parts=True)]
-        candidates = forms(self.layer, self.changes(), ways, self._shape)
+        candidates = forms(self.layer, self.changes(), ways, self._shape, self.call.holders)
         candidates.sort(key=lambda c: c.what not in self._known)
         for candidate in candidates:
             layer = self._fitting(candidate, expected)
@@ -152,7 +152,7 @@ class Smaller:
         """Whether what the layer does can be seen to be what it should do."""
         args, kwargs = self._on(expected.small)
         opened = open_call(layer, args, kwargs)
-        inputs = self._unique(opened.graph.inputs)
+        inputs = list({id(t): t for t in opened.graph.inputs}.values())
         masks = [mask for _, mask in opened.masks]
         if not _equal(opened.constants, self.opened.constants):
             return False
@@ -185,10 +185,6 @@ class Smaller:
             and all(m in (None, n) for m, n in zip(a.shape, b.shape, strict=True))
             for a, b in zip(said, outputs, strict=True)
         )
-
-    @staticmethod
-    def _unique(tensors: list[Any]) -> list[Any]:
-        return list({id(t): t for t in tensors}.values())
 
     def _numbers(self) -> dict[int, int]:
         return {id(v): i for i, v in enumerate(own_variables(self.layer))}

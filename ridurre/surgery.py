@@ -70,7 +70,9 @@ def outermost(trace: Trace) -> list[Call]:
     return [c for key, c in first.items() if key not in inside]
 
 
-def fits(graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, bool]) -> bool:
+def fits(
+    graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, bool], *, whole: bool
+) -> bool:
     """Whether a layer whose code was looked into can be brought to a smaller form.
 
     Args:
@@ -78,10 +80,11 @@ def fits(graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, bo
         call: the layer's first call.
         alive: for every label whether it stays.
         known: answers found before, by what they depend on; is added to.
+        whole: ask also where nothing of the layer goes: whether it can be made anew.
     """
     rebuilder = Rebuilder(graph, alive)
     forms = rebuilder.smaller_forms(call)
-    if not any(form.changes() for form in forms):
+    if not whole and not any(form.changes() for form in forms):
         return True
     key = " and ".join(form.key() for form in forms)
     if key not in known:

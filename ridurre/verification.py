@@ -11,7 +11,7 @@ import numpy as np
 from ridurre.backend import all_layers, in_inference, to_numpy
 from ridurre.data import random_inputs
 from ridurre.errors import PlanMismatchError, VerificationError
-from ridurre.graph.trace import by_own_paths, named_layers, variable_paths
+from ridurre.graph.names import by_own_paths, named_layers, variable_paths
 from ridurre.masks import Masks
 from ridurre.plan import PruningPlan
 

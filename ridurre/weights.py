@@ -11,8 +11,8 @@ import numpy as np
 
 from ridurre.backend import all_layers, check_model, has_graph, parameters_of, shape_of, view_of
 from ridurre.errors import ModelError, NothingToPruneError, RequestError
+from ridurre.graph.names import named_layers
 from ridurre.graph.select import Selector, select_layers
-from ridurre.graph.trace import named_layers
 from ridurre.linear import DEPTHWISE
 
 #: Which weights of a layer are meant: "kernels", "all" or a predicate.

@@ -18,7 +18,7 @@ import ridurre
 from ridurre.backend import has_graph, parameters_of, to_numpy
 from ridurre.data import random_inputs
 from ridurre.errors import FrozenChannelError, RequestError, VerificationError
-from ridurre.graph.trace import named_layers, variable_paths
+from ridurre.graph.names import named_layers, variable_paths
 from ridurre.testing import snapshot
 
 

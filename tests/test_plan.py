@@ -17,7 +17,7 @@ from ridurre.errors import (
     UnknownLayerError,
     VerificationError,
 )
-from ridurre.graph.trace import by_own_paths, named_layers
+from ridurre.graph.names import by_own_paths, named_layers
 from ridurre.testing import randomise, snapshot
 
 

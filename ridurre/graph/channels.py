@@ -11,10 +11,11 @@ from ridurre.backend import check_model
 from ridurre.errors import FrozenChannelError
 from ridurre.graph.groups import Group, Solution
 from ridurre.graph.labels import Labels, Reason, varying
+from ridurre.graph.names import named_layers, variable_paths
 from ridurre.graph.rules import Call
 from ridurre.graph.rules.convolution import filter_axis
 from ridurre.graph.select import Selector, find_layer, select_layers
-from ridurre.graph.trace import Trace, named_layers, variable_paths
+from ridurre.graph.trace import Trace
 
 
 class ChannelGraph:

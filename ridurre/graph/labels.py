@@ -36,6 +36,7 @@ class Reason(enum.Enum):
     SHAPE = "the operation's shape cannot follow"
     ONLY = "nothing would be left of this tensor"
     CODE = "the layer's code does not follow when their number changes"
+    UNMADE = "no smaller model can be made, for want of a `get_config` that makes a layer anew"
     PROTECTED = "the user protected them"
 
 

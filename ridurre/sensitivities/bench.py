@@ -14,7 +14,7 @@ import numpy as np
 from ridurre.backend import to_numpy
 from ridurre.data import Batch, random_inputs
 from ridurre.errors import RequestError
-from ridurre.graph.trace import by_own_paths, named_layers, variable_paths
+from ridurre.graph.names import by_own_paths, named_layers, variable_paths
 from ridurre.plan import Removed
 from ridurre.verification import outputs_of
 from ridurre.weights import weights_of

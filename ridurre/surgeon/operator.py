@@ -8,7 +8,7 @@ from typing import ClassVar
 import keras
 
 from ridurre.graph import ChannelGraph
-from ridurre.graph.trace import named_layers
+from ridurre.graph.names import named_layers
 from ridurre.surgeon.channels import cut
 from ridurre.surgeon.editing import Edited
 from ridurre.surgeon.jobs import VALID_JOBS, Job, check_free, make_job

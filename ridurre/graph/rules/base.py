@@ -55,6 +55,15 @@ class Call:
         """The first input."""
         return self.inputs[0]
 
+    @property
+    def holders(self) -> list[keras.Operation]:
+        """The layers in whose code this call is made, the innermost first."""
+        found: list[keras.Operation] = []
+        place = self.place
+        while place:
+            found, place = [*found, place[0].operation], place[0].place
+        return found
+
     def argument(self, name: str) -> Any:
         """An argument of the call by its name; None if it was not given."""
         signature = inspect.signature(self.operation.call)

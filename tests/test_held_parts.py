@@ -1,0 +1,135 @@
+"""Layers that do not say how they are made, inside of one that does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+from keras import layers as L
+from keras import ops
+from test_opening import same_after_loading
+
+import ridurre
+from ridurre.data import random_inputs
+from ridurre.errors import FrozenChannelError
+from ridurre.testing import randomise
+
+pytestmark = pytest.mark.core
+
+
+class Untold(L.Layer):
+    """Is made with another number than it keeps, and tells nobody."""
+
+    def __init__(self, double: int, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.units = double // 2
+        self.up = L.Dense(self.units, activation="relu", name="up")
+        self.gate = L.Dense(self.units, name="gate")
+        self.down = L.Dense(3, name="down")
+
+    def build(self, shape: Any) -> None:
+        self.scale = self.add_weight(shape=(self.units,), name="scale", initializer="ones")
+        for dense in (self.up, self.gate):
+            dense.build(shape)
+        self.down.build((*shape[:-1], self.units))
+
+    def call(self, x: Any) -> Any:
+        y = self.up(x) * self.gate(x) * self.scale
+        return self.down(ops.reshape(y, (-1, *x.shape[1:-1], self.units)))
+
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError("it does not say")
+
+
+class Between(L.Layer):
+    """Holds one that does not say, and does not say either."""
+
+    def __init__(self, quadruple: int, **kwargs: Any) -> None:
+        super().__init__(dtype="float32", **kwargs)
+        self.inner = Untold(quadruple // 2, name="inner")
+        self.last = L.Dense(3, name="last")
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+        self.last.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return x + self.last(self.inner(x))
+
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError("it does not say")
+
+
+@keras.saving.register_keras_serializable("held")
+class Holder(L.Layer):
+    """Makes a part in its constructor, or when it is built."""
+
+    PARTS = {"untold": Untold, "between": Between}
+
+    def __init__(self, part: str, size: int, early: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.part, self.size, self.early = part, size, early
+        self.before = L.Dense(3, activation="tanh", name="before")
+        if early:
+            self.held = self.PARTS[part](size, name="held")
+
+    def build(self, shape: Any) -> None:
+        if not self.early:
+            self.held = self.PARTS[self.part](self.size, name="held")
+        self.before.build(shape)
+        self.held.build((*shape[:-1], 3))
+
+    def call(self, x: Any) -> Any:
+        return x + self.held(self.before(x))
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"part": self.part, "size": self.size, "early": self.early}
+        return super().get_config() | own
+
+
+def around(layer: L.Layer) -> keras.Model:
+    inputs = keras.Input((4, 3))
+    x = L.GlobalAveragePooling1D()(layer(inputs))
+    model = keras.Model(inputs, L.Dense(2, name="after")(x))
+    randomise(model)
+    return model
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize(("part", "size"), [("untold", 14), ("between", 28)])
+def test_a_part_that_only_its_holder_can_make(
+    part: str, size: int, early: bool, tmp_path: Path
+) -> None:
+    model = around(Holder(part, size, early, name="block"))
+    inputs = random_inputs(model)
+    for gone in [0, 3, 5], [2]:  # it can be made smaller, saved, loaded, and smaller still
+        graph = ridurre.DependencyGraph(model)
+        (group,) = (g for g in graph.groups if any(p.endswith("gate") for p in g.producers))
+        plan = graph.get_pruning_plan(group, gone)
+        smaller = plan.exec()
+        assert ridurre.verify(model, smaller, plan) < 1e-5
+        model = same_after_loading(smaller, tmp_path / "model.keras", inputs)
+    assert group.size == 4
+
+
+def test_the_holder_loses_of_its_own_and_the_part_stays(tmp_path: Path) -> None:
+    model = around(Holder("untold", 10, name="block"))
+    graph = ridurre.DependencyGraph(model)
+    plan = graph.get_pruning_plan({"block/before": [1], "block/held/up": [0, 2]})
+    smaller = plan.exec()
+    assert ridurre.verify(model, smaller, plan) < 1e-5
+    same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
+
+
+@pytest.mark.parametrize("cls", [Untold, Between])
+def test_nobody_holds_it(cls: Any) -> None:
+    """Then no smaller model can be made, whatever is to go."""
+    inputs = keras.Input((4, 3))
+    x = L.Dense(5, name="elsewhere")(cls(12, name="block")(inputs))
+    model = keras.Model(inputs, L.Dense(2)(x))
+    graph = ridurre.DependencyGraph(model)
+    assert graph.groups == []
+    with pytest.raises(FrozenChannelError, match="want of a `get_config`.*'block'"):
+        graph.get_pruning_plan("elsewhere", [0])
