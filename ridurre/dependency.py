@@ -50,10 +50,10 @@ class DependencyGraph(ChannelGraph):
         free_outputs: bool = False,
     ) -> None:
         super().__init__(model, protect=protect, free_outputs=free_outputs)
+        self._tried: dict[str, bool] = {}
         if self.trace.opened:
-            tried: dict[str, bool] = {}
-            self._hold_all_if_a_layer_cannot_be_made(tried)
-            self._hold_what_code_holds(tried)
+            self._hold_all_if_a_layer_cannot_be_made()
+            self._hold_what_code_holds()
         self._warn_barriers()
 
     def get_pruning_plan(
@@ -74,8 +74,8 @@ class DependencyGraph(ChannelGraph):
         Raises:
             UnknownLayerError: no such layer.
             FrozenChannelError: one of the channels cannot be removed, and why.
-            RequestError: an index is out of range or repeated, or no channel of some layer would
-                be left.
+            RequestError: an index is out of range or repeated, no channel of some layer would be
+                left, or the code of some layer does not follow when these go together.
         """
         if (idxs is None) != isinstance(layer, Mapping):
             raise RequestError(
@@ -85,7 +85,15 @@ class DependencyGraph(ChannelGraph):
         request: Mapping[Any, Sequence[int]]
         request = layer if isinstance(layer, Mapping) else {layer: [] if idxs is None else idxs}
         planner = Planner(self)
-        return self._plan(planner, planner.alive(request))
+        alive = planner.alive(request)
+        for call in outermost(self.trace):
+            if not fits(self, call, alive, self._tried, whole=False):
+                raise RequestError(
+                    f"The code of {call.name!r} ({call.kind}) does not follow when these channels "
+                    f"go together, though it may when each goes alone. Received: {request!r}. "
+                    "Remove fewer at once, or the same share of every group."
+                )
+        return self._plan(planner, alive)
 
     def complete(self, removed: Removed) -> PruningPlan:
         """The plan that removes just these positions, ``{variable path: {axis: indices}}``.
@@ -102,12 +110,12 @@ class DependencyGraph(ChannelGraph):
 
         return planner.plan(alive, execute)
 
-    def _hold_all_if_a_layer_cannot_be_made(self, tried: dict[str, bool]) -> None:
+    def _hold_all_if_a_layer_cannot_be_made(self) -> None:
         """Every layer is made anew, also those that lose nothing."""
         space = self.trace.space
         everything = np.ones(space.size, bool)
         for call in outermost(self.trace) if self.solution.groups() else ():
-            if not fits(self, call, everything, tried, whole=True):
+            if not fits(self, call, everything, self._tried, whole=True):
                 space.at(call.name, call.kind)
                 space.freeze(np.arange(1, space.size), Reason.UNMADE)
                 self._solve_again()
@@ -117,7 +125,7 @@ class DependencyGraph(ChannelGraph):
         self.solution = Solution(self.trace)
         self.__dict__.pop("groups", None)
 
-    def _hold_what_code_holds(self, tried: dict[str, bool]) -> None:
+    def _hold_what_code_holds(self) -> None:
         """Freeze channels on which some layer's code insists, before anybody asks for them.
 
         Every group is tried, one unit of it, in every layer whose code was looked into.
@@ -127,18 +135,25 @@ class DependencyGraph(ChannelGraph):
             stuck = len(space.frozen)
             for group in solution.groups():
                 labels = np.flatnonzero(np.isin(solution.soft, group.components))
-                unit = labels[solution.soft[labels] == group.components[0]]
-                try:
-                    alive = planner.close(unit)
-                except RequestError:
+                alive = self._without_one_of(group, planner)
+                if alive is None:
                     continue
                 for call in outermost(self.trace):
-                    if not fits(self, call, alive, tried, whole=False):
+                    if not fits(self, call, alive, self._tried, whole=False):
                         space.at(call.name, call.kind)
                         space.freeze(labels, Reason.CODE)
             if len(space.frozen) == stuck:
                 return
             self._solve_again()
+
+    def _without_one_of(self, group: Group, planner: Planner) -> np.ndarray | None:
+        """What is left without the first unit of a group that can go at all."""
+        for component in group.components:
+            try:
+                return planner.close(np.flatnonzero(self.solution.soft == component))
+            except RequestError:
+                continue
+        return None
 
     def _warn_barriers(self) -> None:
         """One warning for all layers without a rule that channels flow into."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import keras
 
 from ridurre.backend import all_layers
-from ridurre.backend.making import arguments_of, recreate, remake
+from ridurre.backend.making import arguments_of, names_read_by, recreate, remake
 from ridurre.backend.state import weights_made_by
 from ridurre.errors import ModelError
 from ridurre.resizing import (
@@ -45,11 +46,13 @@ class Maker(NamedTuple):
         make: makes it, given the layer and other numbers.
         numbers: those that it is made with.
         held: whether it comes out of the layer that holds it.
+        arguments: all that its class is called with, if the class does not say so itself.
     """
 
     make: Callable[[Any, Any], Any]
     numbers: Mapping[str, Any]
     held: bool = False
+    arguments: Mapping[str, Any] | None = None
 
 
 def forms(
@@ -82,7 +85,7 @@ def _from_configuration(
     """The class's own smaller forms: other numbers for its constructor."""
     for numbers in alternatives(maker.numbers, changes):
         what = (type(layer), "configuration", *sorted(numbers))
-        yield Candidate(what, partial(anew, layer, maker.make, numbers))
+        yield Candidate(what, partial(_of_numbers, layer, maker, numbers))
 
 
 def _from_parts(
@@ -96,10 +99,29 @@ def _from_parts(
     own = weights_made_by(layer)
     shapes = {i: shape_of(v) for i, v in enumerate(own) if shape_of(v) != tuple(v.shape)}
     numbers = {k: v for k, v in vars(layer).items() if k not in _BY_KERAS}
-    for attributes in alternatives(numbers, changes):
-        sizes = Sizes(ways, shapes, attributes, layer.get_build_config(), maker.held)
+    read = names_read_by(layer)
+    likely = {k: v for k, v in numbers.items() if k in read}
+    for attributes in _each_once(alternatives(likely, changes), alternatives(numbers, changes)):
+        build = layer.get_build_config()
+        sizes = Sizes(ways, shapes, attributes, build, maker.held, maker.arguments)
         what = (type(layer), "parts", len(ways), *sorted(attributes))
         yield Candidate(what, partial(_of_parts, layer, maker, sizes))
+
+
+def _each_once(*several: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for one in chain.from_iterable(several):
+        if repr(sorted(one.items())) not in seen:
+            seen.add(repr(sorted(one.items())))
+            yield one
+
+
+def _of_numbers(layer: Any, maker: Maker, numbers: Mapping[str, Any]) -> keras.Layer:
+    new: keras.Layer = anew(layer, maker.make, numbers)
+    if maker.arguments is None:
+        return new
+    made_with = {**maker.arguments, **numbers}
+    return resize(new, Sizes({}, {}, {}, None, made_with=made_with))
 
 
 def _of_parts(layer: Any, maker: Maker, sizes: Sizes) -> keras.Layer:
@@ -140,7 +162,8 @@ def _maker(layer: Any, holders: Sequence[Any]) -> Maker:
         anew(layer, recreate, {})
         return Maker(recreate, layer.get_config())
     except ModelError:
-        by_attributes = Maker(remake, arguments_of(layer))
+        arguments = arguments_of(layer)
+        by_attributes = Maker(remake, arguments, arguments=arguments)
     if not holders:
         return by_attributes
     try:

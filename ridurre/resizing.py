@@ -9,6 +9,7 @@ made, and then what is smaller takes the place of what is not.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -19,6 +20,7 @@ import keras
 from ridurre.backend.state import (
     builds_itself,
     children_of,
+    configured_by_keras,
     recount,
     reshape_variable,
     take_over,
@@ -46,6 +48,7 @@ class Sizes:
         build: what the original was built with (``get_build_config``).
         held: whether the class does not say how it is made, so that only the layer that holds it
             can make one of the full size.
+        made_with: the arguments of the class's constructor, if it does not say them itself.
     """
 
     layers: Mapping[Way, keras.Layer]
@@ -53,6 +56,7 @@ class Sizes:
     attributes: Mapping[str, Any]
     build: Mapping[str, Any] | None
     held: bool = False
+    made_with: Mapping[str, Any] | None = None
 
     def and_then(self, later: Sizes) -> Sizes:
         """These, and what became smaller still."""
@@ -60,8 +64,9 @@ class Sizes:
             {**self.layers, **later.layers},
             {**self.shapes, **later.shapes},
             {**self.attributes, **later.attributes},
-            self.build,
+            self.build or later.build,
             later.held,
+            later.made_with or self.made_with,
         )
 
 
@@ -72,14 +77,17 @@ class _Resized:
 
     def get_config(self) -> dict[str, Any]:
         """The layer of the full size, and what is smaller."""
-        original = type(self).__mro__[2]
-        whole = {
+        sizes, original = self._ridurre_sizes, type(self).__mro__[2]
+        whole: dict[str, Any] = {
             "module": original.__module__,
             "class_name": original.__name__,
-            "config": super().get_config(),  # type: ignore[misc]
             "registered_name": keras.saving.get_registered_name(original),
         }
-        return {"full_size": whole, **_as_config(self._ridurre_sizes)}
+        if sizes.made_with is None:
+            whole["config"] = super().get_config()  # type: ignore[misc]
+        else:
+            whole["arguments"] = keras.saving.serialize_keras_object(dict(sizes.made_with))
+        return {"full_size": whole, **_as_config(sizes)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
@@ -87,12 +95,21 @@ class _Resized:
         load = functools.partial(
             keras.saving.deserialize_keras_object, custom_objects=custom_objects
         )
-        return _resize_as(config, load(config["full_size"]), load, held=False)
+        whole, made_with = config["full_size"], None
+        if "arguments" in whole:
+            made_with = load(whole["arguments"])
+            layer = _named_class(whole, custom_objects)(**made_with)
+        else:
+            layer = load(whole)
+        return _resize_as(config, layer, load, made_with=made_with)
 
     def get_build_config(self) -> dict[str, Any] | None:
-        """Only models wait to be built; layers are, or are when they are called."""
-        is_model = isinstance(self, keras.Model)
-        return super().get_build_config() if is_model else None  # type: ignore[misc]
+        """Only models, and layers that their class makes as they are, wait to be built."""
+        sizes = self._ridurre_sizes
+        resized = sizes.layers or sizes.shapes or sizes.attributes
+        if resized and not isinstance(self, keras.Model):
+            return None
+        return super().get_build_config()  # type: ignore[misc]
 
 
 keras.saving.register_keras_serializable(package="ridurre", name="Resized")(_Resized)
@@ -115,16 +132,30 @@ def _as_config(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _resize_as(
-    config: dict[str, Any], layer: Any, load: Callable[[Any], Any], *, held: bool
-) -> Any:
+def _named_class(whole: dict[str, Any], custom_objects: Any) -> Any:
+    """The class of a layer, found where Keras looks for it."""
+    name, module = whole["registered_name"], whole["module"]
+    found = keras.saving.get_registered_object(name, custom_objects=custom_objects)
+    if found is None and module.partition(".")[0] in ("keras", "keras_hub"):
+        found = getattr(importlib.import_module(module), whole["class_name"], None)
+    if not (isinstance(found, type) and issubclass(found, keras.Layer)):
+        raise ValueError(
+            f"The file holds a layer of class {whole['class_name']!r} of {module!r}, which Keras "
+            "does not know. Register it with @keras.saving.register_keras_serializable(), or give "
+            "it among `custom_objects`."
+        )
+    return found
+
+
+def _resize_as(config: dict[str, Any], layer: Any, load: Callable[[Any], Any], **how: Any) -> Any:
+    """Make a layer smaller as a configuration says; `how` it was made is told again."""
     build = load(config["built_for"])
     build_as(layer, build)
     layers = {tuple(way): load(smaller) for way, smaller in config["smaller_layers"]}
     for way, inner in config["smaller_in_place"]:
         layers[tuple(way)] = _resize_as(inner, part_at(layer, tuple(way)), load, held=True)
     shapes = {number: tuple(shape) for number, shape in config["smaller_shapes"]}
-    return resize(layer, Sizes(layers, shapes, config["other_attributes"], build, held))
+    return resize(layer, Sizes(layers, shapes, config["other_attributes"], build, **how))
 
 
 def build_as(layer: Any, build: Mapping[str, Any] | None) -> None:
@@ -136,7 +167,9 @@ def build_as(layer: Any, build: Mapping[str, Any] | None) -> None:
 @functools.cache
 def resized_class(cls: type) -> type:
     """The class of smaller layers of a user's class."""
-    derived = type(cls.__name__, (_Resized, cls), {"__module__": cls.__module__})
+    get_config = configured_by_keras(cls, _Resized.get_config)
+    own = {"__module__": cls.__module__, "get_config": get_config}
+    derived = type(cls.__name__, (_Resized, cls), own)
     # All of them are put together in the same way, so that they may share a name in files.
     return keras.saving.register_keras_serializable(package="ridurre", name="Resized")(derived)
 

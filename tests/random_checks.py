@@ -32,6 +32,7 @@ class Outcome:
         made: channels that their layers make; of these, `removable` ones may go.
         plans: plans that were carried out; of these, `exact` ones were compared number by number.
         refused: requests for a channel that cannot go, or for all of them.
+        apart: requests for channels that a class of one's own cannot lose together.
         channels: channels that the plans removed, `parameters` likewise.
         rounded: models that agree only with another batch size, or in float64.
         saved: saved and loaded; `again`: pruned twice; `loaded`: plans that went through JSON.
@@ -45,6 +46,7 @@ class Outcome:
     plans: int = 0
     exact: int = 0
     refused: int = 0
+    apart: int = 0
     channels: int = 0
     parameters: int = 0
     rounded: int = 0
@@ -154,9 +156,9 @@ def check(model: keras.Model, rng: random.Random, batch_size: int = 2) -> Outcom
         some = {g: min(max(1, g.size // 2), g.size - g.least) for g in groups}
         half = {g: sorted(rng.sample(range(g.size), n)) for g, n in some.items() if n > 0}
         with stage(f"half of every group {half}"):
-            if half:
-                plans.append((half, graph.get_pruning_plan(half)))
-                _check_units(graph, *plans[-1])
+            if half and (planned := _planned(graph, half, outcome)):
+                plans.append(planned)
+                _check_units(graph, *planned)
     for request, plan in plans:
         inputs = _inputs(model, rng, batch_size)
         pruned = _carry_out(model, plan, request, inputs, outcome)
@@ -195,9 +197,12 @@ def _planned(graph: ridurre.DependencyGraph, request: dict, outcome: Outcome):
             outcome.refused += 1
             return None
         except RequestError as error:
-            if "every channel" not in str(error):
+            if "go together" in str(error):
+                outcome.apart += 1
+            elif "every channel" in str(error):
+                outcome.refused += 1
+            else:
                 raise
-            outcome.refused += 1
             return None
         for cut in plan.cuts:
             if cut.role == "output channels" and cut.size == len(graph.channels(cut.layer)):

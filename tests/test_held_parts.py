@@ -133,3 +133,51 @@ def test_nobody_holds_it(cls: Any) -> None:
     assert graph.groups == []
     with pytest.raises(FrozenChannelError, match="want of a `get_config`.*'block'"):
         graph.get_pruning_plan("elsewhere", [0])
+
+
+@pytest.mark.parametrize("cls", [Untold, Between])
+def test_made_from_its_attributes_it_is_saved_with_them(cls: Any, tmp_path: Path) -> None:
+    """A class whose `get_config` fails, with arguments that it keeps under their names."""
+    name = {"Untold": "double", "Between": "quadruple"}[cls.__name__]
+
+    @keras.saving.register_keras_serializable("held", f"Keeps{cls.__name__}")
+    class Keeps(cls):  # type: ignore[misc]
+        def __init__(self, size: int, **kwargs: Any) -> None:
+            super().__init__(**{name: size}, **{k: kwargs[k] for k in ["name"]})
+            self.size = size
+
+    model = around(Keeps(12, name="block"))
+    for gone in [0, 2], [1]:
+        graph = ridurre.DependencyGraph(model)
+        group = next(g for g in graph.groups if any(p.endswith("gate") for p in g.producers))
+        plan = graph.get_pruning_plan(group, gone if len(gone) < group.size - 1 else [0])
+        smaller = plan.exec()
+        assert ridurre.verify(model, smaller, plan) < 1e-5
+        model = same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
+
+
+@keras.saving.register_keras_serializable("held")
+class ToldByKeras(L.Layer):
+    """Without a `get_config`: Keras notes what it is made with."""
+
+    def __init__(self, size: int, name: str = "block") -> None:
+        super().__init__(name=name)
+        self.up = L.Dense(size + 1, activation="relu", name="up")
+        self.down = L.Dense(3, name="down")
+
+    def build(self, shape: Any) -> None:
+        self.up.build(shape)
+        self.down.build((*shape[:-1], self.up.units))
+
+    def call(self, x: Any) -> Any:
+        return self.down(self.up(x))
+
+
+def test_what_keras_notes_is_in_the_file(tmp_path: Path) -> None:
+    model = around(ToldByKeras(6))
+    for gone, left in ([0, 3], 5), ([1], 4):
+        plan = ridurre.DependencyGraph(model).get_pruning_plan("block/up", gone)
+        smaller = plan.exec()
+        assert smaller.get_layer("block").up.units == left
+        assert ridurre.verify(model, smaller, plan) < 1e-5
+        model = same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))

@@ -11,6 +11,7 @@ import pytest
 from keras import layers, ops
 
 import ridurre
+from ridurre.errors import RequestError
 from ridurre.testing import check_model, randomise
 
 
@@ -237,6 +238,27 @@ def test_a_number_that_says_the_shape_and_a_scale_stays() -> None:
     model = keras.Model(inputs, layers.Dense(2, name="after")(x))
     randomise(model)
     assert ridurre.DependencyGraph(model).groups == []
+
+
+class Shuffled(Plain):
+    """Says the sizes of its shuffle in so many words, and adds it to what was shuffled."""
+
+    def make(self) -> None:
+        self.up = layers.Dense(6, name="up")
+
+    def build(self, shape: Any) -> None:
+        self.up.build(shape)
+
+    def call(self, x: Any) -> Any:
+        y = self.up(x)
+        z = ops.transpose(ops.reshape(y, (-1, 4, 2, 3)), (0, 1, 3, 2))
+        return y + ops.tanh(ops.reshape(z, (-1, 4, 6)))
+
+
+def test_what_a_class_cannot_lose_together_is_refused_before_it_is_cut() -> None:
+    graph = ridurre.DependencyGraph(network(Shuffled(name="block")))
+    with pytest.raises(RequestError, match="'block' .* does not follow when .* go together"):
+        graph.get_pruning_plan("block/up", [5, 4, 2])
 
 
 class Silent(Plain):

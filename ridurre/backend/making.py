@@ -87,6 +87,26 @@ def remake(layer: keras.Layer, changes: dict[str, Any]) -> keras.Layer:
     return new
 
 
+def names_read_by(layer: keras.Layer) -> set[str]:
+    """Names of attributes that occur in what a layer's class does once a layer of it is made."""
+    making = {"__init__", "build", "get_config", "from_config"}
+    above = set(keras.Layer.__mro__)
+    methods = [
+        inspect.unwrap(getattr(f, "__func__", getattr(f, "fget", None) or f))
+        for cls in type(layer).__mro__
+        if cls not in above
+        for name, f in vars(cls).items()
+        if name not in making
+    ]
+    codes = [f.__code__ for f in methods if isinstance(f, types.FunctionType)]
+    found: set[str] = set()
+    while codes:
+        code = codes.pop()
+        found.update(code.co_names)
+        codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return found
+
+
 def _own_functions(operation: keras.Operation, config: dict[str, Any]) -> dict[str, Any]:
     """Functions among the constructor's arguments: a configuration holds only their names."""
     own = {name: getattr(operation, name, None) for name in config}
