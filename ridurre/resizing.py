@@ -111,6 +111,10 @@ class _Resized:
             return None
         return super().get_build_config()  # type: ignore[misc]
 
+    def build_from_config(self, config: Mapping[str, Any]) -> None:
+        """Shapes are tuples again, which a file makes lists of."""
+        super().build_from_config(_with_tuples(config))  # type: ignore[misc]
+
 
 keras.saving.register_keras_serializable(package="ridurre", name="Resized")(_Resized)
 
@@ -161,7 +165,16 @@ def _resize_as(config: dict[str, Any], layer: Any, load: Callable[[Any], Any], *
 def build_as(layer: Any, build: Mapping[str, Any] | None) -> None:
     """Build a layer for what another one was built for (its ``get_build_config``)."""
     if not layer.built and build and builds_itself(layer):
-        layer.build_from_config(build)
+        layer.build_from_config(_with_tuples(build))
+
+
+def _with_tuples(build: Any) -> Any:
+    if isinstance(build, Mapping):
+        return {name: _with_tuples(x) for name, x in build.items()}
+    if not isinstance(build, list):
+        return build
+    shape = all(n is None or isinstance(n, int) for n in build)
+    return tuple(build) if shape else [_with_tuples(x) for x in build]
 
 
 @functools.cache

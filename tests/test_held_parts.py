@@ -33,7 +33,7 @@ class Untold(L.Layer):
         self.scale = self.add_weight(shape=(self.units,), name="scale", initializer="ones")
         for dense in (self.up, self.gate):
             dense.build(shape)
-        self.down.build((*shape[:-1], self.units))
+        self.down.build(shape[:-1] + (self.units,))
 
     def call(self, x: Any) -> Any:
         y = self.up(x) * self.gate(x) * self.scale
