@@ -27,7 +27,7 @@ import common
 import hub_models
 
 #: Seconds that one backbone may take.
-LIMIT = 150
+LIMIT = 400
 #: From this share of parameters in groups on, a backbone counts as pruned.
 WHOLE = 0.5
 

@@ -353,6 +353,9 @@ SLICING = {
     "take positions": Row(lambda x: ops.take(x, [1, 0, 1], axis=1), (2, 3), 6),
     "take a position": Row(lambda x: ops.take(x, 0, axis=1), (2, 3), 6),
     "take a table of positions": Row(lambda x: ops.take(x, [[0, 1], [1, 0]], axis=1), (2, 3), 6),
+    "take along positions": Row(
+        lambda x: ops.take_along_axis(x, np.array([[[1], [0]]]), axis=1), (3, 3), 6
+    ),
     "split in two": Row(lambda x: ops.split(x, [2], axis=-1), (5,), 20),
     "split evenly": Row(lambda x: list(ops.split(x, 2, axis=-1)), (4,), 8),
     "split positions": Row(lambda x: list(ops.split(x, 2, axis=1)), (4, 3), 6),
@@ -675,6 +678,9 @@ MIXING = {
     "ravel": Mixing(lambda x: ops.reshape(ops.ravel(x), (-1, 8))),
     "normalisation over unsorted axes": Mixing(layer(L.LayerNormalization, axis=(1, -1))),
     "uneven repeats": Mixing(lambda x: ops.repeat(x, [1, 2, 1, 3], axis=-1)),
+    "positions chosen channel by channel": Mixing(
+        lambda x: ops.take_along_axis(x, ops.argmax(x, axis=1, keepdims=True), axis=1)
+    ),
     "positions chosen at run time": Mixing(
         lambda x: ops.take(x, ops.cast(x[0, 0, :2] > 0, "int32"), axis=-1)
     ),

@@ -231,6 +231,22 @@ class TakeRule(Rule):
         return None if isinstance(indices, Value) else np.asarray(indices)
 
 
+@register_rule("TakeAlongAxis")
+class TakeAlongAxisRule(Rule):
+    """Positions by a tensor of numbers, the same ones in all channels."""
+
+    keeps_zero = True
+
+    def flow(self, call: Call, space: LabelSpace) -> Flow:
+        labels, axis = call.x.labels, call.operation.axis
+        indices = call.args[1] if len(call.args) > 1 else call.kwargs["indices"]
+        sizes = indices.shape if isinstance(indices, Value) else np.shape(indices)
+        if axis is None or labels.shape[axis] > 1 or any(sizes[a] != 1 for a in varying(labels)):
+            space.freeze(labels, Reason.SHAPE)
+            return fixed(call.outputs[0])
+        return labels
+
+
 @register_rule("Pad")
 class PadRule(Rule):
     """Padded channels are constants that may be dropped; the pad widths follow."""
