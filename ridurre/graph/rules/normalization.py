@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from ridurre.graph.labels import Labels, LabelSpace, Reason, along, varying
-from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule, rule_for
 
 L = keras.layers
 
@@ -33,7 +33,7 @@ def _axes(layer: Any, rank: int) -> list[int]:
     return [a % rank for a in axes]
 
 
-def _share_statistics(labels: Labels, axes: list[int], space: LabelSpace) -> None:
+def share_statistics(labels: Labels, axes: list[int], space: LabelSpace) -> None:
     """Statistics are taken over all positions of `axes`, separately along the other ones."""
     inner = [a for a in range(labels.ndim) if a in axes]
     if all(labels.shape[a] == 1 for a in inner):
@@ -41,6 +41,35 @@ def _share_statistics(labels: Labels, axes: list[int], space: LabelSpace) -> Non
     moved = np.moveaxis(labels, inner, range(-len(inner), 0))
     sets = int(np.prod([labels.shape[a] for a in range(labels.ndim) if a not in axes], dtype=int))
     space.normalise(moved.reshape(sets, -1))
+
+
+def normalises_by_hand(call: Call, axes: list[int]) -> bool:
+    """Whether a mean over channels does no more than scale and shift what has these channels.
+
+    In the code of a layer it then goes, number by number, into an operation with a tensor that has
+    as many channels, and nowhere else.
+    """
+    if call.place is None or call.place[0].opened is None:
+        return False
+    graph, index = call.place[0].opened.graph, call.place[1]
+    reached = {id(t) for t in graph.nodes[index].outputs}
+    for node in graph.nodes[index + 1 :]:
+        leaves = keras.tree.flatten((node.args, node.kwargs))
+        tensors = [t for t in leaves if isinstance(t, keras.KerasTensor)]
+        if reached.isdisjoint(map(id, tensors)):
+            continue
+        expands = type(node.operation).__name__ == "ExpandDims"
+        if not (expands or rule_for(node.operation).by_number):
+            return False
+        if not any(_has_channels(t, call.x.shape, axes) for t in tensors):
+            reached |= {id(t) for t in node.outputs}
+    return reached.isdisjoint(map(id, graph.outputs))
+
+
+def _has_channels(
+    tensor: keras.KerasTensor, shape: tuple[int | None, ...], axes: list[int]
+) -> bool:
+    return len(tensor.shape) == len(shape) and all(tensor.shape[a] == shape[a] for a in axes)
 
 
 @register_rule(L.LayerNormalization, L.RMSNormalization, L.UnitNormalization)
@@ -59,7 +88,7 @@ class AcrossChannelsRule(Rule):
                 variable = getattr(layer, name, None)
                 if isinstance(variable, keras.Variable):
                     space.own(variable, index, along(labels, axis), "channel")
-        _share_statistics(labels, axes, space)
+        share_statistics(labels, axes, space)
         return labels
 
     def vanishes(self, call: Call) -> bool:

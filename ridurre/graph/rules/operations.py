@@ -8,9 +8,10 @@ import keras
 import numpy as np
 
 from ridurre.backend import to_numpy
-from ridurre.graph.labels import LabelSpace, Reason
+from ridurre.graph.labels import LabelSpace, Reason, varying
 from ridurre.graph.rules.activation import ElementwiseRule
 from ridurre.graph.rules.base import Call, Flow, Rule, fixed, register_rule
+from ridurre.graph.rules.normalization import normalises_by_hand, share_statistics
 
 ELEMENTWISE = """Absolute Fabs Relu ReLU Relu6 Sigmoid SparseSigmoid Softplus Softsign
     SoftShrink SparsePlus Silu Squareplus LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu
@@ -36,10 +37,16 @@ def _axes(call: Call) -> list[int]:
     Median Nanmean Nansum Nanmax Nanmin Nanstd Nanvar Nanprod Argmax Argmin Ptp""".split()
 )
 class ReductionRule(Rule):
-    """A reduction over positions is pooling; one over channels mixes them."""
+    """A reduction over positions is pooling; one over channels mixes them.
+
+    Means over channels with which a layer's code normalises these are those of what is left.
+    """
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
-        axes = _axes(call)
+        axes = [a % call.x.labels.ndim for a in _axes(call)]
+        if self._normalises(call, axes):
+            share_statistics(call.x.labels, axes, space)
+            return fixed(call.outputs[0])
         labels = space.merge(call.x.labels, axes)
         if call.kind in ("Argmax", "Argmin") and call.operation.axis is None:
             return fixed(call.outputs[0])
@@ -48,6 +55,12 @@ class ReductionRule(Rule):
             if getattr(call.operation, "keepdims", False)
             else np.squeeze(labels, tuple(axes))
         )
+
+    @staticmethod
+    def _normalises(call: Call, axes: list[int]) -> bool:
+        if call.kind not in ("Mean", "Var", "Std") or not varying(call.x.labels):
+            return False
+        return set(varying(call.x.labels)) <= set(axes) and normalises_by_hand(call, axes)
 
     def vanishes(self, call: Call) -> bool:
         return call.x.vanishing and call.kind in ("Mean", "Sum", "Max", "Amax", "Min", "Amin")
