@@ -182,10 +182,24 @@ class PadsWithNothing(Plain):
         return self.down(ops.concatenate([y, y[..., :0]], axis=-1))
 
 
+@keras.saving.register_keras_serializable()
+class ReshapesAWeight(Plain):
+    """Gives a weight the rank of what it is multiplied with, in two ways."""
+
+    def build(self, shape: Any) -> None:
+        super().build(shape)
+        self.scale = self.add_weight(shape=(self.width,), name="scale")
+        self.shift = self.add_weight(shape=(self.width,), name="shift")
+
+    def call(self, x: Any) -> Any:
+        scale = ops.reshape(self.scale, (1, 1, self.width))
+        return self.down(self.up(x) * scale + ops.reshape(self.shift, (1, -1)))
+
+
 CASES: dict[str, Callable[[], layers.Layer]] = {
     cls.__name__: lambda cls=cls: cls(name="block")
     for cls in (AroundLiar, AroundNone, WithPositions, Gated, Heads, ReshapesOnTheWay, SaysShapes,
-                PadsWithNothing)
+                PadsWithNothing, ReshapesAWeight)
 }  # fmt: skip
 
 

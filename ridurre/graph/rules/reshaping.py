@@ -66,6 +66,14 @@ def resized(shape: Shape, labels: Labels, kept: Kept) -> tuple[int | None, ...]:
     )
 
 
+def _resized_weight(shape: Shape, weight: Parameter, kept: Kept) -> tuple[int | None, ...]:
+    """A shape argument (-1 stays -1) with what is kept along every axis of a weight."""
+    return tuple(
+        n if n == -1 or own is None else kept.size(weight.variable, own)
+        for n, own in zip(shape, weight.axes, strict=True)
+    )
+
+
 def rearranged(x: Parameter, move: Callable[[np.ndarray], np.ndarray]) -> Parameter:
     """A weight after an operation that moves its axes or adds new ones of size 1."""
     sizes = np.empty(range(2, len(x.shape) + 2))  # told apart by their sizes
@@ -109,7 +117,10 @@ class ReshapeRule(Rule):
             shape = getattr(call.operation, name, None)
             if shape is not None:
                 shape = (shape,) if isinstance(shape, int) else shape
-                return {name: resized(shape, call.outputs[0].labels, kept)}
+                result = call.outputs[0]
+                if isinstance(result, Parameter):
+                    return {name: _resized_weight(shape, result, kept)}
+                return {name: resized(shape, result.labels, kept)}
         return {}
 
 
