@@ -156,6 +156,15 @@ def _plain(layer: Any) -> dict[str, Any]:
     return {k: v for k, v in own.items() if isinstance(v, kinds)}
 
 
+def made_otherwise(layer: Any, holders: Sequence[Any]) -> Any:
+    """A new layer of a class without a working configuration, in the full size.
+
+    Raises:
+        ModelError: neither its attributes nor the layers that hold it make one.
+    """
+    return anew(layer, _maker(layer, holders).make, {})
+
+
 def _maker(layer: Any, holders: Sequence[Any]) -> Maker:
     """How the class is made anew: by its configuration, its attributes, or by who holds it."""
     try:

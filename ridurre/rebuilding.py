@@ -24,7 +24,8 @@ from ridurre.backend.inner import returning, tensors_in
 from ridurre.backend.making import recreate
 from ridurre.backend.state import copy_hidden_state
 from ridurre.backend.training import compile_like, optimizer_slots
-from ridurre.errors import RequestError, RuleError
+from ridurre.errors import ModelError, RequestError, RuleError
+from ridurre.forms import made_otherwise
 from ridurre.graph import ChannelGraph, Labels
 from ridurre.graph.labels import varying
 from ridurre.graph.rules import Call, rule_for
@@ -67,7 +68,13 @@ class Alive:
         old = call.operation
         if id(old) in self._layers:
             return self._layers[id(old)][1]
-        new = recreate(old, rule_for(old).config(call, self))
+        changes = rule_for(old).config(call, self)
+        try:
+            new = recreate(old, changes)
+        except ModelError:
+            if changes or not call.holders:
+                raise
+            new = made_otherwise(old, call.holders)
         if isinstance(old, keras.Layer):
             self._layers[id(old)] = (old, new)
         return new

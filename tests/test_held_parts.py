@@ -89,6 +89,23 @@ class Holder(L.Layer):
         return super().get_config() | own
 
 
+@keras.saving.register_keras_serializable("held")
+class ToldByKeras(L.Layer):
+    """Without a `get_config`: Keras notes what it is made with."""
+
+    def __init__(self, size: int, name: str = "block") -> None:
+        super().__init__(name=name)
+        self.up = L.Dense(size + 1, activation="relu", name="up")
+        self.down = L.Dense(3, name="down")
+
+    def build(self, shape: Any) -> None:
+        self.up.build(shape)
+        self.down.build((*shape[:-1], self.up.units))
+
+    def call(self, x: Any) -> Any:
+        return self.down(self.up(x))
+
+
 def around(layer: L.Layer) -> keras.Model:
     inputs = keras.Input((4, 3))
     x = L.GlobalAveragePooling1D()(layer(inputs))
@@ -123,6 +140,42 @@ def test_the_holder_loses_of_its_own_and_the_part_stays(tmp_path: Path) -> None:
     same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
 
 
+class Closed(L.Layer):
+    """Keeps what it is given, so that it is a barrier, and does not say how it is made."""
+
+    def __init__(self, double: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.half = double // 2
+
+    def call(self, x: Any) -> Any:
+        self.seen = x
+        return x * self.half
+
+    def get_config(self) -> dict[str, Any]:
+        raise NotImplementedError("it does not say")
+
+
+@keras.saving.register_keras_serializable("held")
+class HoldsClosed(ToldByKeras):
+    def __init__(self, size: int, name: str = "block") -> None:
+        super().__init__(size, name)
+        self.closed = Closed(6, name="closed")
+
+    def call(self, x: Any) -> Any:
+        return self.closed(super().call(x))
+
+
+@pytest.mark.filterwarnings("ignore:Channels that flow into:ridurre.RidurreWarning")
+def test_a_part_that_is_not_looked_into_comes_out_of_its_holder_as_well() -> None:
+    model = around(HoldsClosed(6))
+    graph = ridurre.DependencyGraph(model)
+    assert list(graph.barriers) == ["block/closed"]
+    plan = graph.get_pruning_plan("block/up", [0, 3])
+    smaller = plan.exec()
+    assert smaller.get_layer("block").up.units == 5
+    assert smaller.get_layer("block").closed.half == 3
+
+
 @pytest.mark.parametrize("cls", [Untold, Between])
 def test_nobody_holds_it(cls: Any) -> None:
     """Then no smaller model can be made, whatever is to go."""
@@ -154,23 +207,6 @@ def test_made_from_its_attributes_it_is_saved_with_them(cls: Any, tmp_path: Path
         smaller = plan.exec()
         assert ridurre.verify(model, smaller, plan) < 1e-5
         model = same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
-
-
-@keras.saving.register_keras_serializable("held")
-class ToldByKeras(L.Layer):
-    """Without a `get_config`: Keras notes what it is made with."""
-
-    def __init__(self, size: int, name: str = "block") -> None:
-        super().__init__(name=name)
-        self.up = L.Dense(size + 1, activation="relu", name="up")
-        self.down = L.Dense(3, name="down")
-
-    def build(self, shape: Any) -> None:
-        self.up.build(shape)
-        self.down.build((*shape[:-1], self.up.units))
-
-    def call(self, x: Any) -> Any:
-        return self.down(self.up(x))
 
 
 def test_what_keras_notes_is_in_the_file(tmp_path: Path) -> None:
