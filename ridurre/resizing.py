@@ -159,7 +159,11 @@ def _resize_as(config: dict[str, Any], layer: Any, load: Callable[[Any], Any], *
     for way, inner in config["smaller_in_place"]:
         layers[tuple(way)] = _resize_as(inner, part_at(layer, tuple(way)), load, held=True)
     shapes = {number: tuple(shape) for number, shape in config["smaller_shapes"]}
-    return resize(layer, Sizes(layers, shapes, config["other_attributes"], build, **how))
+    attributes = {
+        name: tuple(value) if isinstance(vars(layer).get(name), tuple) else value
+        for name, value in config["other_attributes"].items()
+    }
+    return resize(layer, Sizes(layers, shapes, attributes, build, **how))
 
 
 def build_as(layer: Any, build: Mapping[str, Any] | None) -> None:

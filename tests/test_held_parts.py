@@ -209,6 +209,33 @@ def test_made_from_its_attributes_it_is_saved_with_them(cls: Any, tmp_path: Path
         model = same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
 
 
+@keras.saving.register_keras_serializable("held")
+class CountsInATuple(L.Layer):
+    """Adds to a shape that it holds, which only a tuple allows."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.wide = (4, 7)
+        self.up = L.Dense(7, name="up")
+        self.down = L.Dense(3, name="down")
+
+    def build(self, shape: Any) -> None:
+        self.up.build(shape)
+        self.down.build((*shape[:-1], 7))
+
+    def call(self, x: Any) -> Any:
+        return self.down(ops.reshape(self.up(x), (-1,) + self.wide))
+
+
+def test_a_tuple_of_sizes_is_one_after_loading(tmp_path: Path) -> None:
+    model = around(CountsInATuple(name="block"))
+    plan = ridurre.DependencyGraph(model).get_pruning_plan("block/up", [0, 3])
+    smaller = plan.exec()
+    assert smaller.get_layer("block").wide == (4, 5)
+    assert ridurre.verify(model, smaller, plan) < 1e-5
+    same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
+
+
 def test_what_keras_notes_is_in_the_file(tmp_path: Path) -> None:
     model = around(ToldByKeras(6))
     for gone, left in ([0, 3], 5), ([1], 4):
