@@ -20,7 +20,6 @@ import keras
 from ridurre.backend.state import (
     builds_itself,
     children_of,
-    configured_by_keras,
     recount,
     reshape_variable,
     take_over,
@@ -74,6 +73,8 @@ class _Resized:
     """What a class derived from a user's adds: another way through a ``.keras`` file."""
 
     _ridurre_sizes: Sizes
+    #: The configuration of the full size, as it was before the layer's numbers changed.
+    _ridurre_whole: dict[str, Any]
 
     def get_config(self) -> dict[str, Any]:
         """The layer of the full size, and what is smaller."""
@@ -84,7 +85,9 @@ class _Resized:
             "registered_name": keras.saving.get_registered_name(original),
         }
         if sizes.made_with is None:
-            whole["config"] = super().get_config()  # type: ignore[misc]
+            now = {"name": self.name, "trainable": self.trainable}  # type: ignore[attr-defined]
+            before = self._ridurre_whole
+            whole["config"] = before | {k: v for k, v in now.items() if k in before}
         else:
             whole["arguments"] = keras.saving.serialize_keras_object(dict(sizes.made_with))
         return {"full_size": whole, **_as_config(sizes)}
@@ -184,9 +187,7 @@ def _with_tuples(build: Any) -> Any:
 @functools.cache
 def resized_class(cls: type) -> type:
     """The class of smaller layers of a user's class."""
-    get_config = configured_by_keras(cls, _Resized.get_config)
-    own = {"__module__": cls.__module__, "get_config": get_config}
-    derived = type(cls.__name__, (_Resized, cls), own)
+    derived = type(cls.__name__, (_Resized, cls), {"__module__": cls.__module__})
     # All of them are put together in the same way, so that they may share a name in files.
     return keras.saving.register_keras_serializable(package="ridurre", name="Resized")(derived)
 
@@ -201,6 +202,9 @@ def resize(layer: Any, sizes: Sizes) -> keras.Layer:
     Returns:
         The same object, of a class derived from its own.
     """
+    known_by_class = not (sizes.held or sizes.made_with)
+    if known_by_class and not isinstance(layer, _Resized):
+        vars(layer)["_ridurre_whole"] = layer.get_config()
     build_as(layer, sizes.build)
     places = {way: part_at(layer, way) for way in sizes.layers}
     for way, smaller in sizes.layers.items():

@@ -236,6 +236,39 @@ def test_a_tuple_of_sizes_is_one_after_loading(tmp_path: Path) -> None:
     same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
 
 
+@keras.saving.register_keras_serializable("held")
+class Derives(L.Layer):
+    """Its code reads one number, and another that was derived from that in the beginning."""
+
+    def __init__(self, width: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.width, self.half = width, width // 2
+        self.up = L.Dense(width, name="up")
+        self.gate = L.Dense(width // 2, name="gate")
+        self.down = L.Dense(3, name="down")
+
+    def build(self, shape: Any) -> None:
+        self.up.build(shape)
+        self.gate.build(shape)
+        self.down.build((*shape[:-1], self.width + self.half))
+
+    def call(self, x: Any) -> Any:
+        up = ops.reshape(self.up(x), (-1, 4, self.width))
+        gate = ops.reshape(self.gate(x), (-1, 4, self.half))
+        return self.down(ops.concatenate([up, gate], axis=-1))
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"width": self.width}
+
+
+def test_the_file_says_the_full_size_whatever_became_of_the_number(tmp_path: Path) -> None:
+    model = around(Derives(10, name="block"))
+    plan = ridurre.DependencyGraph(model).get_pruning_plan("block/up", [0, 3, 4, 5])
+    smaller = plan.exec()
+    assert (smaller.get_layer("block").width, smaller.get_layer("block").half) == (6, 5)
+    same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
+
+
 def test_what_keras_notes_is_in_the_file(tmp_path: Path) -> None:
     model = around(ToldByKeras(6))
     for gone, left in ([0, 3], 5), ([1], 4):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 from keras.src.backend import set_keras_mask
-from keras.src.utils.python_utils import default, is_default
 
 from ridurre.backend import all_layers, to_numpy
 from ridurre.backend.opening import OPEN_SIZES, Inputs, run_code, shadow_of
@@ -72,21 +70,6 @@ def weights_made_by(layer: keras.Layer) -> list[keras.Variable]:
 def builds_itself(layer: keras.Layer) -> bool:
     """Whether the layer's class says how it is built (and does not wait for its first call)."""
     return getattr(type(layer).build, "_is_default", False) is False
-
-
-def configured_by_keras(cls: type, get_config: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A method for a class derived from one whose configuration Keras makes up.
-
-    Keras does so only for classes that have no ``get_config`` of their own.
-    """
-    if not is_default(cls.get_config):  # type: ignore[attr-defined]
-        return get_config
-
-    @default
-    def made_up(self: Any) -> Any:
-        return get_config(self)
-
-    return made_up
 
 
 def says_shapes(layer: keras.Layer) -> bool:
