@@ -118,10 +118,16 @@ def _each_once(*several: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _of_numbers(layer: Any, maker: Maker, numbers: Mapping[str, Any]) -> keras.Layer:
     new: keras.Layer = anew(layer, maker.make, numbers)
-    if maker.arguments is None:
+    if maker.arguments is None and _says(new, numbers):
         return new
-    made_with = {**maker.arguments, **numbers}
+    made_with = {**(maker.arguments or maker.numbers), **numbers}
     return resize(new, Sizes({}, {}, {}, None, made_with=made_with))
+
+
+def _says(layer: keras.Layer, numbers: Mapping[str, Any]) -> bool:
+    """Whether a configuration has these numbers: Keras notes none of what it makes models with."""
+    config = layer.get_config() if numbers else {}
+    return all(name in config and config[name] == number for name, number in numbers.items())
 
 
 def _of_parts(layer: Any, maker: Maker, sizes: Sizes) -> keras.Layer:

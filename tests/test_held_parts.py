@@ -269,6 +269,40 @@ def test_the_file_says_the_full_size_whatever_became_of_the_number(tmp_path: Pat
     same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
 
 
+@keras.saving.register_keras_serializable("held")
+class Net(keras.Model):
+    """Without a `get_config`: Keras notes nothing of what it is made with."""
+
+    def __init__(self, width: int = 6, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.width = width
+        self.up = L.Dense(width, activation="relu")
+        self.down = L.Dense(2)
+
+    def build(self, shape: Any) -> None:
+        self.up.build(shape)
+        self.down.build((*shape[:-1], self.width))
+        super().build(shape)
+
+    def call(self, x: Any) -> Any:
+        return self.down(self.up(x))
+
+
+@pytest.mark.parametrize("width", [6, 7])
+def test_a_model_of_which_keras_notes_nothing(width: int, tmp_path: Path) -> None:
+    model = Net(width)
+    model(keras.ops.zeros((2, 3)))
+    randomise(model)
+    inputs = random_inputs(model)
+    for gone, left in ([0, 3], width - 2), ([1], width - 3):
+        graph = ridurre.DependencyGraph(model)
+        plan = graph.get_pruning_plan(graph.groups[0], gone)
+        smaller = plan.exec()
+        assert smaller.up.units == left
+        assert ridurre.verify(model, smaller, plan) < 1e-5
+        model = same_after_loading(smaller, tmp_path / "model.keras", inputs)
+
+
 def test_what_keras_notes_is_in_the_file(tmp_path: Path) -> None:
     model = around(ToldByKeras(6))
     for gone, left in ([0, 3], 5), ([1], 4):

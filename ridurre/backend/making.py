@@ -58,7 +58,8 @@ def arguments_of(layer: keras.Layer) -> dict[str, Any]:
     general = {"name": layer.name, "dtype": layer.dtype_policy, "trainable": layer.trainable}
     given = {n: v for n, v in general.items() if takes_more or n in named}
     recorded = getattr(layer, "_auto_config", None)
-    noted = {} if recorded is None else recorded.config
+    is_model = isinstance(layer, keras.Model)  # of these Keras notes the defaults alone
+    noted = {} if recorded is None or is_model else recorded.config
     for name in named.keys() - given.keys():
         value = getattr(layer, name, getattr(layer, f"_{name}", inspect.Parameter.empty))
         value = noted.get(name, value)
