@@ -120,7 +120,7 @@ def _of_numbers(layer: Any, maker: Maker, numbers: Mapping[str, Any]) -> keras.L
     new: keras.Layer = anew(layer, maker.make, numbers)
     if maker.arguments is None and _says(new, numbers):
         return new
-    made_with = {**(maker.arguments or maker.numbers), **numbers}
+    made_with = {**maker.numbers, **numbers}
     return resize(new, Sizes({}, {}, {}, None, made_with=made_with))
 
 

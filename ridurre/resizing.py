@@ -65,7 +65,7 @@ class Sizes:
             {**self.attributes, **later.attributes},
             self.build or later.build,
             later.held,
-            later.made_with or self.made_with,
+            self.made_with if later.made_with is None else later.made_with,
         )
 
 
@@ -202,8 +202,8 @@ def resize(layer: Any, sizes: Sizes) -> keras.Layer:
     Returns:
         The same object, of a class derived from its own.
     """
-    known_by_class = not (sizes.held or sizes.made_with)
-    if known_by_class and not isinstance(layer, _Resized):
+    says_itself = not sizes.held and sizes.made_with is None
+    if says_itself and not isinstance(layer, _Resized):
         vars(layer)["_ridurre_whole"] = layer.get_config()
     build_as(layer, sizes.build)
     places = {way: part_at(layer, way) for way in sizes.layers}
