@@ -12,7 +12,7 @@ import numpy as np
 
 from ridurre.checks import check_indices
 from ridurre.dependency import DependencyGraph
-from ridurre.errors import NothingToPruneError, RequestError
+from ridurre.errors import RequestError
 from ridurre.graph.rules.convolution import filter_kernel
 from ridurre.graph.select import Selector
 from ridurre.measure import model_complexity
@@ -47,7 +47,7 @@ class Ballot:
         self.protected = [] if protect is None else graph.select(protect)
         self.filters = model_complexity(model).filters
         if not self._prunable(graph):
-            raise NothingToPruneError(
+            raise graph.nothing_to_prune(
                 f"The model {model.name!r} has no convolution whose filters can be pruned"
                 + ("." if layers is None else f" among the selected layers {layers!r}.")
                 + " Filters tied to the model's inputs or outputs, protected ones and those that "

@@ -9,12 +9,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from ridurre.errors import RequestError, RidurreWarning
+from ridurre.errors import (
+    ModelError,
+    NothingToPruneError,
+    RequestError,
+    RidurreError,
+    RidurreWarning,
+)
 from ridurre.graph import ChannelGraph, Group, Reason
 from ridurre.graph.groups import Solution
 from ridurre.graph.select import Selector
 from ridurre.plan import Planner, PruningPlan, Removed
-from ridurre.surgery import fits, outermost, rebuild
+from ridurre.surgery import misfit, outermost, rebuild
 
 
 class DependencyGraph(ChannelGraph):
@@ -50,7 +56,8 @@ class DependencyGraph(ChannelGraph):
         free_outputs: bool = False,
     ) -> None:
         super().__init__(model, protect=protect, free_outputs=free_outputs)
-        self._tried: dict[str, bool] = {}
+        self._tried: dict[str, str] = {}
+        self._unmade = ""
         if self.trace.opened:
             self._hold_all_if_a_layer_cannot_be_made()
             self._hold_what_code_holds()
@@ -87,7 +94,7 @@ class DependencyGraph(ChannelGraph):
         planner = Planner(self)
         alive = planner.alive(request)
         for call in outermost(self.trace):
-            if not fits(self, call, alive, self._tried, whole=False):
+            if misfit(self, call, alive, self._tried, whole=False):
                 raise RequestError(
                     f"The code of {call.name!r} ({call.kind}) does not follow when these channels "
                     f"go together, though it may when each goes alone. Received: {request!r}. "
@@ -104,6 +111,14 @@ class DependencyGraph(ChannelGraph):
         planner = Planner(self)
         return self._plan(planner, planner.labels_of(PruningPlan(removed, (), {})))
 
+    def nothing_to_prune(self, message: str) -> RidurreError:
+        """The error to raise where nothing can go.
+
+        Args:
+            message: what was looked for; not told if no smaller model can be made at all.
+        """
+        return ModelError(self._unmade) if self._unmade else NothingToPruneError(message)
+
     def _plan(self, planner: Planner, alive: np.ndarray) -> PruningPlan:
         def execute(plan: PruningPlan, keep_compiled: bool) -> keras.Model:
             return rebuild(self, planner.labels_of(plan), keep_compiled=keep_compiled)
@@ -115,7 +130,8 @@ class DependencyGraph(ChannelGraph):
         space = self.trace.space
         everything = np.ones(space.size, bool)
         for call in outermost(self.trace) if self.solution.groups() else ():
-            if not fits(self, call, everything, self._tried, whole=True):
+            self._unmade = misfit(self, call, everything, self._tried, whole=True)
+            if self._unmade:
                 space.at(call.name, call.kind)
                 space.freeze(np.arange(1, space.size), Reason.UNMADE)
                 self._solve_again()
@@ -139,7 +155,7 @@ class DependencyGraph(ChannelGraph):
                 if alive is None:
                     continue
                 for call in outermost(self.trace):
-                    if not fits(self, call, alive, self._tried, whole=False):
+                    if misfit(self, call, alive, self._tried, whole=False):
                         space.at(call.name, call.kind)
                         space.freeze(labels, Reason.CODE)
             if len(space.frozen) == stuck:

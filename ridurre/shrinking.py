@@ -20,7 +20,7 @@ from ridurre.criteria import Criterion
 from ridurre.criteria.base import Scores
 from ridurre.data import Batches
 from ridurre.dependency import DependencyGraph
-from ridurre.errors import NothingToPruneError, RequestError
+from ridurre.errors import RequestError
 from ridurre.graph import ChannelGraph, Group
 from ridurre.graph.select import Selector
 from ridurre.measure import call_latencies
@@ -126,7 +126,7 @@ class Shrinking:
         self.original = self.model = model
         self.first = self._graph(model)
         if not self.first.groups:
-            raise NothingToPruneError(
+            raise self.first.nothing_to_prune(
                 f"The model {model.name!r} has no channels that can be pruned. Channels tied to "
                 "its inputs or outputs, protected ones and those that flow into layers without a "
                 "rule have to stay."

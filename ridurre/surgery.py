@@ -70,10 +70,10 @@ def outermost(trace: Trace) -> list[Call]:
     return [c for key, c in first.items() if key not in inside]
 
 
-def fits(
-    graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, bool], *, whole: bool
-) -> bool:
-    """Whether a layer whose code was looked into can be brought to a smaller form.
+def misfit(
+    graph: ChannelGraph, call: Call, alive: np.ndarray, known: dict[str, str], *, whole: bool
+) -> str:
+    """Why a layer whose code was looked into cannot be brought to a smaller form, if it cannot.
 
     Args:
         graph: of the model.
@@ -81,18 +81,21 @@ def fits(
         alive: for every label whether it stays.
         known: answers found before, by what they depend on; is added to.
         whole: ask also where nothing of the layer goes: whether it can be made anew.
+
+    Returns:
+        The reason; nothing if it can.
     """
     rebuilder = Rebuilder(graph, alive)
     forms = rebuilder.smaller_forms(call)
     if not whole and not any(form.changes() for form in forms):
-        return True
+        return ""
     key = " and ".join(form.key() for form in forms)
     if key not in known:
         try:
             rebuilder.smaller(call)
-            known[key] = True
-        except (RuleError, ModelError):
-            known[key] = False
+            known[key] = ""
+        except (RuleError, ModelError) as error:
+            known[key] = str(error)
     return known[key]
 
 

@@ -13,7 +13,7 @@ from test_opening import same_after_loading
 
 import ridurre
 from ridurre.data import random_inputs
-from ridurre.errors import FrozenChannelError
+from ridurre.errors import FrozenChannelError, ModelError
 from ridurre.testing import randomise
 
 pytestmark = pytest.mark.core
@@ -311,3 +311,10 @@ def test_what_keras_notes_is_in_the_file(tmp_path: Path) -> None:
         assert smaller.get_layer("block").up.units == left
         assert ridurre.verify(model, smaller, plan) < 1e-5
         model = same_after_loading(smaller, tmp_path / "model.keras", random_inputs(model))
+
+
+def test_a_strategy_says_which_class_cannot_be_made() -> None:
+    inputs = keras.Input((4, 3))
+    x = L.Dense(5, name="elsewhere")(Untold(12, name="block")(inputs))
+    with pytest.raises(ModelError, match="(?s)'block' .*Untold.* cannot be re-created"):
+        ridurre.prune(ridurre.ChannelPrune(0.5), keras.Model(inputs, L.Dense(2)(x)))
