@@ -34,7 +34,7 @@ class DependencyGraph(ChannelGraph):
         smaller = plan.exec()
 
     Args:
-        model: a built Functional or Sequential Keras 3 model; it is only read.
+        model: a built Keras 3 model; it is only read.
         protect: layers whose output channels must stay: a name, a regular expression, an index
             into ``model.layers``, a layer, a predicate ``layer -> bool``, or a list of these.
         free_outputs: whether the model's outputs may lose channels; by default they are fixed.
@@ -44,7 +44,7 @@ class DependencyGraph(ChannelGraph):
         barriers: layers and operations that no rule describes, name → class.
 
     Raises:
-        ModelError: not a Keras model, not built, subclassed or quantised.
+        ModelError: not a Keras model, not built, quantised, or its code does not show what it does.
         UnknownLayerError: `protect` names a layer that is not there.
     """
 

@@ -70,6 +70,21 @@ class MeanAsWell(RootMeanSquare):
         return x * ops.rsqrt(square + 1e-3) * self.scale, square
 
 
+@keras.saving.register_keras_serializable("by_hand")
+class MeanOfOthers(L.Layer):
+    """The mean of other channels, as many of them, scales what comes in."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.others = L.Dense(7, name="others")
+
+    def build(self, shape: Any) -> None:
+        self.others.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return x * ops.mean(self.others(x), axis=-1, keepdims=True)
+
+
 def around(layer: L.Layer) -> keras.Model:
     inputs = keras.Input((4, 3))
     x = L.Dense(7, activation="relu", name="before")(inputs)
@@ -105,6 +120,11 @@ def test_what_is_left_is_what_keras_layer_leaves(name: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("layer", [MeanThroughWeights, MeanAsWell])
 def test_another_mean_over_channels_holds_them(layer: Any) -> None:
     assert ridurre.DependencyGraph(around(layer())).groups == []
+
+
+def test_the_mean_of_other_channels_holds_those() -> None:
+    graph = ridurre.DependencyGraph(around(MeanOfOthers(name="scaled")))
+    assert [g.producers for g in graph.groups] == [("before",)]
 
 
 def test_the_plan_names_the_mean() -> None:

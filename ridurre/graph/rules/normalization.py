@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from ridurre.backend import Node
 from ridurre.graph.labels import Labels, LabelSpace, Reason, along, varying
 from ridurre.graph.rules.base import Call, Flow, Kept, Rule, register_rule, rule_for
 
@@ -44,32 +46,50 @@ def share_statistics(labels: Labels, axes: list[int], space: LabelSpace) -> None
 
 
 def normalises_by_hand(call: Call, axes: list[int]) -> bool:
-    """Whether a mean over channels does no more than scale and shift what has these channels.
+    """Whether a mean over channels does no more than scale and shift just these channels.
 
-    In the code of a layer it then goes, number by number, into an operation with a tensor that has
-    as many channels, and nowhere else.
+    In the code of a layer it then goes, number by number, into an operation with a tensor of the
+    channels that it is the mean of, and nowhere else.
     """
     if call.place is None or call.place[0].opened is None:
         return False
     graph, index = call.place[0].opened.graph, call.place[1]
+    same = _of_the_same_channels(graph.nodes, index, axes)
     reached = {id(t) for t in graph.nodes[index].outputs}
     for node in graph.nodes[index + 1 :]:
-        leaves = keras.tree.flatten((node.args, node.kwargs))
-        tensors = [t for t in leaves if isinstance(t, keras.KerasTensor)]
-        if reached.isdisjoint(map(id, tensors)):
+        tensors = {id(t) for t in _tensors(node)}
+        if reached.isdisjoint(tensors):
             continue
         expands = type(node.operation).__name__ == "ExpandDims"
         if not (expands or rule_for(node.operation).by_number):
             return False
-        if not any(_has_channels(t, call.x.shape, axes) for t in tensors):
+        if same.isdisjoint(tensors):
             reached |= {id(t) for t in node.outputs}
     return reached.isdisjoint(map(id, graph.outputs))
 
 
-def _has_channels(
-    tensor: keras.KerasTensor, shape: tuple[int | None, ...], axes: list[int]
-) -> bool:
-    return len(tensor.shape) == len(shape) and all(tensor.shape[a] == shape[a] for a in axes)
+def _of_the_same_channels(nodes: Sequence[Node], index: int, axes: list[int]) -> set[int]:
+    """Tensors that come, number by number, from what one operation reads, or are what it does."""
+    (x,) = _tensors(nodes[index])
+    sizes = [x.shape[a] for a in axes]
+
+    def wide(tensors: Iterable[keras.KerasTensor]) -> set[int]:
+        alike = [t for t in tensors if len(t.shape) == len(x.shape)]
+        return {id(t) for t in alike if [t.shape[a] for a in axes] == sizes}
+
+    found, by_number = {id(x)}, [n for n in nodes if rule_for(n.operation).by_number]
+    for node in reversed(by_number):
+        if not found.isdisjoint(map(id, node.outputs)):
+            found |= wide(_tensors(node))
+    for node in by_number:
+        if not found.isdisjoint(map(id, _tensors(node))):
+            found |= wide(node.outputs)
+    return found
+
+
+def _tensors(node: Node) -> list[keras.KerasTensor]:
+    leaves = keras.tree.flatten((node.args, node.kwargs))
+    return [t for t in leaves if isinstance(t, keras.KerasTensor)]
 
 
 @register_rule(L.LayerNormalization, L.RMSNormalization, L.UnitNormalization)
