@@ -335,3 +335,36 @@ def test_numbers_differ_from_call_to_call() -> None:
 
     graph = ridurre.DependencyGraph(network(Counts(name="block")))
     assert not any("block/up" in str(group) for group in graph.groups)
+
+
+@keras.saving.register_keras_serializable()
+class ManyNumbers(Plain):
+    """Three of its numbers are the size that goes, one that is equal is none, others are idle."""
+
+    def make(self) -> None:
+        self.first = self.second = self.third = self.factor = self.width
+        for index in range(6):
+            setattr(self, f"idle_{index}", self.width)
+        self.parts = [layers.Dense(self.width, name=f"part_{i}") for i in range(3)]
+        self.down = layers.Dense(3, name="down")
+
+    def build(self, shape: Any) -> None:
+        for part in self.parts:
+            part.build(shape)
+        self.down.build((*shape[:-1], self.width))
+
+    def call(self, x: Any) -> Any:
+        sizes = (self.first, self.second, self.third)
+        parts = [
+            ops.reshape(part(x), (-1, 4, n)) for part, n in zip(self.parts, sizes, strict=True)
+        ]
+        return self.factor * self.down(parts[0] + parts[1] + parts[2])
+
+
+def test_of_many_equal_numbers_those_change_that_the_code_reads_as_the_size() -> None:
+    model = network(ManyNumbers(name="block"))
+    plan = ridurre.DependencyGraph(model).get_pruning_plan("block/part_0", [1, 2])
+    smaller = plan.exec()
+    block = smaller.get_layer("block")
+    assert (block.first, block.second, block.third, block.factor) == (3, 3, 3, 5)
+    assert ridurre.verify(model, smaller, plan) < 1e-5
