@@ -176,9 +176,10 @@ def reasons(graph: Any) -> list[str]:
 
 
 def short(text: str, most: int) -> str:
-    """A message in one line of a table."""
+    """A message in one line of a Markdown table; its brackets are no links."""
     text = re.sub(r"\x1b\[\d+m", "", " ".join(text.split())).replace("|", "/")
-    return text if len(text) <= most else text[: most - 1] + "…"
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return re.sub(r"([][])", r"\\\1", text)
 
 
 def status(result: dict[str, Any]) -> str:
