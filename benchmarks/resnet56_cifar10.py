@@ -39,7 +39,7 @@ GOALS = {
     (100, 2.11): 93.8, (100, 2.57): 93.7, (100, 4.1): 93.2,
 }  # fmt: skip
 #: Highest learning rate by epochs of training; what is not listed takes the last.
-RATES = {1: 0.0005, 5: 0.001, 100: 0.001}
+RATES = {1: 0.005, 5: 0.01, 100: 0.05}
 NO_TRAINING = ("0:1.2", "0:1.5", "0:2", "0:2.57")
 Row = tuple[int, float]
 METHODS = {
@@ -119,9 +119,9 @@ def one_seed(
             tuned = keras.models.clone_model(smaller)
             tuned.set_weights(smaller.get_weights())
             if epochs:
-                rc.distil(
-                    tuned, images, epochs, seed, teacher=model, rate=RATES.get(epochs, 0.001),
-                    batch_size=options.batch_size, limit=options.train_limit,
+                rc.fine_tune(
+                    tuned, images, epochs, seed, rate=RATES.get(epochs, 0.05),
+                    batch_size=options.batch_size, limit=options.train_limit, teacher=model,
                 )  # fmt: skip
             accuracy = rc.correct(tuned, images.x_test, images.y_test)
             results[epochs, point] = [accuracy, fewer, gone, seconds]
@@ -170,11 +170,12 @@ def page(found: FoundRows, options: Any) -> None:
         here_and_now(),
         "Unpruned: 93.39 % of the 10000 test images. "
         f"{options.calibration} training images are there to score on, {options.repair} of them "
-        "without their labels for the last repair. Training: Adam, batches of "
+        "without their labels for the last repair. Training: SGD, momentum 0.9, batches of "
         f"{options.batch_size}, learning rate linearly to zero from {RATES} by epochs, "
-        "distillation from the unpruned network on mixed images, no labels, batch norm frozen; the "
-        "last epoch counts. This was chosen at 2.1 × by how well the outputs for 5000 held-out "
-        "training images agree with the unpruned network's. Mean ± standard deviation over the "
+        "distillation from the unpruned network on mixed images, no labels; the last epoch counts. "
+        "Rates "
+        "and mixing were chosen at 2.1 × by how well the outputs for 5000 held-out training images "
+        "agree with the unpruned network's. Mean ± standard deviation over the "
         "seeds; rows of several runs with ``--resume`` stand together. Seconds until the row's "
         "model was pruned and repaired, smaller points included.",
         results,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cifar import IMAGES, Images, augment, augmented_batches, load_images, mixed, normalise
@@ -26,7 +27,6 @@ __all__ = ["IMAGES", "Images", "augment", "augmented_batches", "load_images", "n
 PUBLISHED = {20: 91.73, 56: 93.39}
 DEPTHS = (20, 32, 44, 56)
 WIDTHS = (16, 32, 64)
-LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def resnet(depth: int = 56) -> keras.Model:
@@ -98,8 +98,12 @@ def fine_tune(
     rate: float = 0.02,
     batch_size: int = 128,
     limit: int | None = None,
+    teacher: keras.Model | None = None,
 ) -> None:
-    """Train on the labels with SGD and a learning rate that goes from `rate` to zero.
+    """Train with SGD and a learning rate that goes from `rate` to zero.
+
+    With a teacher, only its outputs are learned, on mixed images: for those, too, it says what is
+    right (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022).
 
     Args:
         model: is compiled and trained.
@@ -109,66 +113,29 @@ def fine_tune(
         rate: highest learning rate.
         batch_size: images per step.
         limit: training images used.
+        teacher: the network to distil from, if any.
     """
     keras.utils.set_random_seed(seed)
     x, y = images.x_train[:limit], images.y_train[:limit]
     steps = -(-len(x) // batch_size)
+    rng = np.random.default_rng(seed)
     optimizer = keras.optimizers.SGD(
         ridurre.LinearToZero(rate, steps * epochs), momentum=0.9, nesterov=True, weight_decay=5e-4
     )
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
-    model.compile(optimizer, LOSS, metrics=["accuracy"])
-    batches = endless(x, y, batch_size, np.random.default_rng(seed), mix=False)
-    model.fit(batches, epochs=epochs, steps_per_epoch=steps, verbose=2)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
 
+    def batches() -> Iterator[Any]:
+        while True:
+            for pictures, labels in augmented_batches(x, y, batch_size, rng):
+                yield (pictures if teacher is None else mixed(pictures, rng)), labels
 
-def distil(
-    model: keras.Model,
-    images: Images,
-    epochs: int,
-    seed: int,
-    *,
-    teacher: keras.Model,
-    rate: float,
-    batch_size: int = 128,
-    limit: int | None = None,
-) -> None:
-    """Train a repaired model on the outputs of its parent, without labels.
-
-    On mixed images: for those, too, the parent says what is right (Beyer et al., "Knowledge
-    distillation: A good teacher is patient and consistent", 2022). Batch norm stays as it is, in
-    inference mode: the repair has fitted the weights to its statistics.
-
-    Args:
-        model: is compiled and trained.
-        images: augmented as in the training of the checkpoints.
-        epochs: the last one counts.
-        seed: of order, augmentation and mixing.
-        teacher: the network before pruning.
-        rate: highest learning rate; it ends at zero.
-        batch_size: images per step.
-        limit: training images used.
-    """
-    keras.utils.set_random_seed(seed)
-    x, y = images.x_train[:limit], images.y_train[:limit]
-    steps = -(-len(x) // batch_size)
-    for layer in model.layers:
-        if isinstance(layer, L.BatchNormalization):
-            layer.trainable = False
-    rates = ridurre.LinearToZero(rate, steps * epochs)
-    model.compile(keras.optimizers.Adam(rates), LOSS, metrics=["accuracy"])
-    batches = endless(x, y, batch_size, np.random.default_rng(seed), mix=True)
-    teach = ridurre.Distillation(teacher, batches, alpha=0.0, steps_per_epoch=steps, verbose=2)
-    teach(model, 0, epochs)
-
-
-def endless(
-    x: np.ndarray, y: np.ndarray, batch_size: int, rng: np.random.Generator, mix: bool
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Augmented batches, epoch after epoch."""
-    while True:
-        for pictures, labels in augmented_batches(x, y, batch_size, rng):
-            yield (mixed(pictures, rng) if mix else pictures), labels
+    options: dict[str, Any] = {"steps_per_epoch": steps, "verbose": 2}
+    if teacher is None:
+        model.fit(batches(), epochs=epochs, **options)
+    else:
+        ridurre.Distillation(teacher, batches(), alpha=0.0, **options)(model, 0, epochs)
 
 
 def main() -> None:
