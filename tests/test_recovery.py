@@ -531,6 +531,32 @@ def test_masked_positions_do_not_count(rng):
     )
 
 
+@pytest.mark.core
+def test_training_begins_where_the_repair_ended(rng):
+    model = ready(two_residual_blocks)
+    smaller, plan = pruned(model)
+    x = rng.normal(size=(40, 2, 2, 3)).astype("float32")
+    repaired = recover(smaller, model, plan, x)
+    result = recover(smaller, model, plan, x, ["least_squares", "renormalise"])
+    np.testing.assert_allclose(outputs(result, x), outputs(repaired, x), rtol=1e-4, atol=1e-5)
+    batch = to_numpy(result(x, training=True)).ravel()
+    np.testing.assert_allclose(batch, outputs(repaired, x), rtol=1e-3, atol=1e-4)
+    before = to_numpy(repaired(x, training=True)).ravel()
+    assert np.abs(before - outputs(repaired, x)).max() > 0.1
+
+
+@pytest.mark.parametrize("missing", ["scale", "center"])
+def test_a_batch_norm_that_cannot_make_up_for_it_keeps_its_statistics(missing, rng):
+    inputs = keras.Input((3,))
+    x = L.BatchNormalization(name="bn", **{missing: False})(L.Dense(5)(inputs))
+    model = keras.Model(inputs, L.Dense(2)(x))
+    randomise(model)
+    data = rng.normal(size=(9, 3)).astype("float32")
+    result = recover(model, model, no_cut(), data, "renormalise")
+    for before, after in zip(model.variables, result.variables, strict=True):
+        np.testing.assert_array_equal(to_numpy(after), to_numpy(before))
+
+
 def twin_filters(between, *, bias=True, norm=False, flat=False):
     """Filter 4 of `a` is twice filter 1, batch norm included; filter 0 differs in its offset."""
     inputs = keras.Input((6, 6, 3))

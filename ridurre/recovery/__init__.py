@@ -17,7 +17,7 @@ from ridurre.progress import shown
 from ridurre.recovery.fitting import least_squares, mean
 from ridurre.recovery.merging import merge
 from ridurre.recovery.pair import Pair, Settings, pair_models
-from ridurre.recovery.statistics import batch_norm, variance
+from ridurre.recovery.statistics import batch_norm, renormalise, variance
 from ridurre.surgery import rebuild
 
 __all__ = ["METHODS", "Method", "Pair", "Settings", "get", "recover"]
@@ -30,7 +30,7 @@ def none(pair: Pair) -> None:
 
 
 METHODS: dict[str, Method] = {
-    f.__name__: f for f in (least_squares, mean, variance, batch_norm, merge, none)
+    f.__name__: f for f in (least_squares, mean, variance, batch_norm, renormalise, merge, none)
 }
 #: Methods that look at weights alone.
 DATA_FREE: tuple[Method, ...] = (merge, none)
@@ -86,6 +86,8 @@ def recover(
             - ``"variance"``: means and variances of every layer's outputs;
             - ``"batch_norm"``: measure batch-norm statistics anew. Only with data that are
               augmented as in training: clean images do harm;
+            - ``"renormalise"``: after one of the first two, before training: batch norms then
+              compute in training what they compute in inference, which stays what it is;
             - ``"merge"``: a similar filter stands in for each removed one; without data;
             - ``"none"``: nothing;
             - a function of a `Pair`.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -103,14 +106,46 @@ def batch_norm(pair: Pair) -> None:
 
     Source: EagleEye (Li et al. 2020). Needs samples, no labels. Cost: a forward pass of each model.
     """
-    for _, new in pair.walk("of batch norms"):
-        layer = new.call.operation
+    for layer, moments in _batch_norms(pair, "of batch norms"):
+        set_values(layer.moving_mean, moments.mean)
+        set_values(layer.moving_variance, moments.variance)
+
+
+def renormalise(pair: Pair) -> None:
+    """Make every batch norm compute in training what it computes in inference.
+
+    Statistics μ, σ² are measured anew, as by "batch_norm", and scale and offset make up for that:
+    ``β ← β + γ · (μ − μ₀) / √(σ₀² + ε)`` and ``γ ← γ · √(σ² + ε) / √(σ₀² + ε)``. The outputs stay
+    what they are. Training, which normalises by every batch's own statistics, then starts from the
+    network as it was repaired. Otherwise it starts from one whose layers all have another scale,
+    for what a layer computes after "least_squares" varies less than it did in the original.
+
+    The samples should be augmented as in training. Layers without scale or offset stay as they are.
+    Needs samples, no labels. Cost: a forward pass of each model.
+    """
+    for layer, moments in _batch_norms(pair, "of batch norms"):
+        if layer.gamma is None or layer.beta is None:
+            continue
+        mean, variance, gamma, beta = (
+            to_numpy(v).astype("float64")
+            for v in (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
+        )
+        scale = gamma / np.sqrt(variance + layer.epsilon)
+        set_values(layer.gamma, scale * np.sqrt(moments.variance + layer.epsilon))
+        set_values(layer.beta, beta + scale * (moments.mean - mean))
+        set_values(layer.moving_mean, moments.mean)
+        set_values(layer.moving_variance, moments.variance)
+
+
+def _batch_norms(pair: Pair, title: str) -> Iterator[tuple[Any, Moments]]:
+    """Every batch norm that is called once, when it is its turn, and what it gets to see."""
+    for _, new in pair.walk(title):
+        layer: Any = new.call.operation
         if type(layer) is L.BatchNormalization and pair.new.once(new.call):
             moments = Moments(layer.moving_mean.shape[0])
             for batch in range(new.batches):
                 moments.add(_seen(new, batch))
-            set_values(layer.moving_mean, moments.mean)
-            set_values(layer.moving_variance, moments.variance)
+            yield layer, moments
 
 
 def _seen(step: Step, batch: int) -> np.ndarray:
