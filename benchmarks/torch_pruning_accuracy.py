@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import resnet_cifar as rc
 from common import HERE, RESULTS, here_and_now, say, table, write
-from resnet56_cifar10 import by_ridurre, repaired
+from resnet56_cifar10 import by_ridurre, ready, repaired
 from torch_pruning import python_of
 
 import keras  # isort: skip - `common` quietens it
@@ -63,8 +63,7 @@ def by_keras(options: Any, seed: int, images: rc.Images) -> dict[str, Any]:
     macs = [ridurre.model_complexity(m).macs for m in (model, smaller)]
     accuracy = {0: rc.correct(smaller, images.x_test, images.y_test)}
     for epochs in options.epochs:
-        tuned = keras.models.clone_model(smaller)
-        tuned.set_weights(smaller.get_weights())
+        tuned = ready(smaller, model, plan, images.x_train[order])
         rc.fine_tune(tuned, images, epochs, seed, limit=options.train_limit)
         accuracy[epochs] = rc.correct(tuned, images.x_test, images.y_test)
     return {"accuracy": accuracy, "fewer": macs[0] / macs[1], "seconds": seconds}
