@@ -3,7 +3,8 @@
     python benchmarks/torch_pruning_accuracy.py --epochs 1 5
 
 Same checkpoint, same MACs, same images, same training (SGD with Nesterov momentum, batches of 128,
-learning rate from 0.02 to zero, 10 % warm-up, no distillation), same seeds. Torch-Pruning does not
+learning rate from 0.02 to zero, 10 % warm-up, no distillation), same seeds. Before training,
+ridurre's network goes through ``recover(…, "renormalise")``. Torch-Pruning does not
 follow the channels that option-A shortcuts pad, so residual streams are left alone there. Its
 environment is that of torch_pruning.py.
 
@@ -35,6 +36,7 @@ TORCH = {
     "Torch-Pruning, L2, global": ("l2", "global"),
     "Torch-Pruning, L2, uniform": ("l2", "local"),
 }
+METHODS = ["ridurre", *TORCH]
 
 
 def by_torch(criterion: str, scope: str, options: Any, seed: int) -> dict[str, Any]:
@@ -78,7 +80,8 @@ def page(found: FoundRuns) -> None:
     every = [run for runs in found.values() for run in runs.values()]
     epochs = sorted({int(e) for run in every for e in run["accuracy"]})
     rows = []
-    for name, runs in found.items():
+    for name in [n for n in METHODS if n in found]:
+        runs = found[name]
         fewer, seconds = (mean(r[key] for r in runs.values()) for key in ("fewer", "seconds"))
         accuracy = [[r["accuracy"].get(str(e)) for r in runs.values()] for e in epochs]
         cells = ["" if None in a else f"{mean(a):.2f}" for a in accuracy]
@@ -102,7 +105,7 @@ def main() -> None:
     parser.add_argument("--fewer", type=float, default=2.1, help="times fewer MACs")
     parser.add_argument("--epochs", type=int, nargs="*", default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--methods", nargs="+", choices=["ridurre", *TORCH], help="all by default")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--train-limit", type=int)
     parser.add_argument("--checkpoints", type=Path, default=rc.CHECKPOINTS)
     parser.add_argument("--images", type=Path, default=rc.IMAGES)
@@ -113,7 +116,7 @@ def main() -> None:
     found: FoundRuns = json.loads(path.read_text()) if options.resume and path.exists() else {}
     wanted = {str(e) for e in (0, *options.epochs)}
     for seed in options.seeds:
-        for name in options.methods or ["ridurre", *TORCH]:
+        for name in options.methods:
             known = found.setdefault(name, {})
             if wanted <= known.get(str(seed), {"accuracy": {}})["accuracy"].keys():
                 continue
@@ -125,6 +128,7 @@ def main() -> None:
             run["accuracy"] = {str(e): value for e, value in run["accuracy"].items()}
             known[str(seed)] = run
             page(found)
+    page(found)
 
 
 if __name__ == "__main__":
