@@ -182,9 +182,9 @@ def page(found: FoundRows, options: Any) -> None:
         "distillation from the unpruned network on mixed images, no labels; the last epoch counts; "
         "it starts from batch norms made ready for it with ``renormalise``. Rates and mixing were "
         "chosen at 2.1 × by how well the outputs for 5000 held-out training images agree with "
-        "the unpruned network's. (Adam with frozen batch norm, which that preferred later, gave 91.65, "
-        "92.46 and 89.28 % with seed 0 and was taken back.) Mean ± standard deviation over the "
-        "seeds; rows of several runs with ``--resume`` stand together. Seconds until the row's "
+        "the unpruned network's. (Adam with frozen batch norm, which that preferred later, gave "
+        "91.65, 92.46 and 89.28 % with seed 0 and was taken back.) Mean ± standard deviation over "
+        "the seeds; rows of several runs with ``--resume`` stand together. Seconds until the row's "
         "model was pruned and repaired, smaller points included.",
         results,
         "\n".join(f"- *{name}*: {text}" for name, text in METHODS.items()),
