@@ -117,8 +117,8 @@ def renormalise(pair: Pair) -> None:
     Statistics μ, σ² are measured anew, as by "batch_norm", and scale and offset make up for that:
     ``β ← β + γ · (μ − μ₀) / √(σ₀² + ε)`` and ``γ ← γ · √(σ² + ε) / √(σ₀² + ε)``. The outputs stay
     what they are. Training, which normalises by every batch's own statistics, then starts from the
-    network as it was repaired. Otherwise it starts from one whose layers all have another scale,
-    for what a layer computes after "least_squares" varies less than it did in the original.
+    network as it was repaired. Otherwise it starts from one whose layers have other scales, for
+    what a layer computes after "least_squares" does not vary as it did in the original.
 
     The samples should be augmented as in training. Layers without scale or offset stay as they are.
     Needs samples, no labels. Cost: a forward pass of each model.
