@@ -208,6 +208,9 @@ def write(name: str, title: str, *parts: str) -> Path:
     path = RESULTS / f"{name}.md"
     path.parent.mkdir(exist_ok=True)
     command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend != "tensorflow":
+        command = f"KERAS_BACKEND={backend} {command}"
     page = [f"# {title}", f"```\n{command}\n```", *parts]
     path.write_text("\n\n".join(page) + "\n", encoding="utf-8")
     say(f"written to {path}")

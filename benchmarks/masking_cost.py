@@ -1,6 +1,7 @@
 """What keeping masks costs: time of a training step with `ridurre.KeepZeros` and without.
 
     python benchmarks/masking_cost.py
+    KERAS_BACKEND=torch python benchmarks/masking_cost.py       # a page of its own
 
 Two copies of a sparse model are trained in turns: a plain one, and one whose zeros are enforced
 after every step. Goal: under 10 %.
@@ -31,8 +32,8 @@ def mlp() -> keras.Model:
 
 
 ROWS: dict[str, tuple[Callable[[], keras.Model], tuple[int, ...], int]] = {
-    "ResNet-20, batch 128": (lambda: resnet(20), (32, 32, 3), 128),
-    "ResNet-20, batch 32": (lambda: resnet(20), (32, 32, 3), 32),
+    "ResNet-20, batch 128": (lambda: resnet(20, dot="_"), (32, 32, 3), 128),
+    "ResNet-20, batch 32": (lambda: resnet(20, dot="_"), (32, 32, 3), 32),
     "MLP 784-512-512-10, batch 128": (mlp, (784,), 128),
     "MLP 784-512-512-10, batch 32": (mlp, (784,), 32),
 }
@@ -76,20 +77,19 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for name, (build, shape, batch) in ROWS.items():
-        if keras.backend.backend() == "torch" and "ResNet" in name:
-            continue  # PyTorch refuses dots in the names of layers
         plain, masked = step_times(build, shape, batch, options.optimizer, options.seconds)
         cost = 100 * (ratio(masked, plain) - 1)
         both = [f"{1000 * statistics.median(t):.2f}" for t in (plain, masked)]
         rows.append([name, len(plain), *both, f"{cost:+.1f} %"])
         say(" | ".join(map(str, rows[-1])))
+    backend = keras.backend.backend()
     results = table(("", "pairs", "plain [ms]", "masks kept [ms]", "cost"), rows)
     print(results)
     write(
-        "masking_cost",
-        "What keeping masks costs in a training step",
-        here_and_now(("keras", keras.backend.backend(), "numpy")),
-        f"{keras.backend.backend()}, {options.optimizer}, a sparsity of 80 % in every kernel. "
+        "masking_cost" if backend == "tensorflow" else f"masking_cost_{backend}",
+        f"What keeping masks costs in a training step, {backend}",
+        here_and_now(("keras", backend, "numpy")),
+        f"Optimizer: {options.optimizer}. A sparsity of 80 % in every kernel. "
         "Milliseconds per `train_on_batch`, medians; the cost is the median of the ratios of "
         "neighbouring steps. The mechanism is that of `ridurre.KeepZeros` and "
         "`ridurre.keep_zeros` alike. Goal: under 10 %.",

@@ -29,34 +29,40 @@ DEPTHS = (20, 32, 44, 56)
 WIDTHS = (16, 32, 64)
 
 
-def resnet(depth: int = 56) -> keras.Model:
-    """A CIFAR ResNet without weights; names are those of the checkpoints."""
+def resnet(depth: int = 56, dot: str = ".") -> keras.Model:
+    """A CIFAR ResNet without weights; names are those of the checkpoints.
+
+    Args:
+        depth: 6n + 2.
+        dot: what stands for the dots in names, which Keras on PyTorch refuses.
+    """
     blocks = (depth - 2) // 6
     inputs = keras.Input((32, 32, 3), name="image")
     x = _conv_norm(inputs, WIDTHS[0], 1, "conv1", "bn1")
     x = L.ReLU(name="relu")(x)
     for stage, width in enumerate(WIDTHS, 1):
         for block in range(blocks):
-            x = _block(x, width, 2 if stage > 1 and block == 0 else 1, f"layer{stage}.{block}")
+            stride = 2 if stage > 1 and block == 0 else 1
+            x = _block(x, width, stride, f"layer{stage}{dot}{block}{dot}")
     x = L.GlobalAveragePooling2D(name="pool")(x)
     return keras.Model(inputs, L.Dense(10, name="linear")(x), name=f"resnet{depth}")
 
 
 def _block(x: keras.KerasTensor, width: int, stride: int, name: str) -> keras.KerasTensor:
-    y = _conv_norm(x, width, stride, f"{name}.conv1", f"{name}.bn1")
-    y = L.ReLU(name=f"{name}.relu1")(y)
-    y = _conv_norm(y, width, 1, f"{name}.conv2", f"{name}.bn2")
+    y = _conv_norm(x, width, stride, f"{name}conv1", f"{name}bn1")
+    y = L.ReLU(name=f"{name}relu1")(y)
+    y = _conv_norm(y, width, 1, f"{name}conv2", f"{name}bn2")
     if stride > 1:  # option A: every second pixel, zeros for the new channels
         edge = width // 4
         x = ops.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (edge, edge)))
-    return L.ReLU(name=f"{name}.relu2")(L.Add(name=f"{name}.add")([y, x]))
+    return L.ReLU(name=f"{name}relu2")(L.Add(name=f"{name}add")([y, x]))
 
 
 def _conv_norm(
     x: keras.KerasTensor, width: int, stride: int, conv: str, norm: str
 ) -> keras.KerasTensor:
     if stride > 1:  # Keras' own padding would be one-sided
-        x = L.ZeroPadding2D(1, name=f"{conv}.pad")(x)
+        x = L.ZeroPadding2D(1, name=f"{conv}_pad")(x)
     padding = "valid" if stride > 1 else "same"
     x = L.Conv2D(width, 3, stride, padding=padding, use_bias=False, name=conv)(x)
     return L.BatchNormalization(momentum=0.9, epsilon=1e-5, name=norm)(x)

@@ -55,7 +55,7 @@ def zero_elsewhere(value: Any, keep: Any) -> Any:
         import torch  # noqa: PLC0415 - only the backend in use is loaded
 
         with torch.no_grad():  # a new tensor and a copy of it would take more than twice the time
-            return tensor.mul_(keep)
+            return tensor.mul_(keep.view(torch.uint8))  # of booleans three times as long
     return keras.ops.where(keep, tensor, 0)  # half the time of an array of zeros
 
 
