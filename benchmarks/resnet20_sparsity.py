@@ -46,7 +46,7 @@ METHODS: dict[str, tuple[dict[str, Any], str]] = {
     "Wanda": ({"criterion": "wanda", "scope": "output"}, "samples"),
     "OBS with weight update": (
         {"criterion": BlockOBS(rows=4096), "scope": "global", "steps": 4, "schedule": "geometric",
-         "recover": {"how": "least_squares", "max_rows": 8192, "rounds": 1}},
+         "recover": {"how": ["least_squares", "renormalise"], "max_rows": 8192, "rounds": 1}},
         "samples",
     ),
 }  # fmt: skip

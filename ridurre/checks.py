@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -127,3 +128,14 @@ def as_numbers(value: Any) -> np.ndarray | None:
     except (TypeError, ValueError):
         return None
     return None if np.isnan(array).any() else array
+
+
+def received(value: Any) -> str:
+    """A value in an error message: of an array only what may be wrong with it."""
+    shape = getattr(value, "shape", None)
+    if shape is None:
+        return reprlib.repr(value)
+    text = f"{type(value).__name__} of the shape {tuple(shape)}"
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        text += f", {np.isnan(value).sum()} of {value.size} values NaN"
+    return text

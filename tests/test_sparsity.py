@@ -690,8 +690,8 @@ def test_models_and_data_that_make_no_sense() -> None:
     for strategy, message in (
         (LevelPrune(0.5, layers="nowhere"), "no layer 'nowhere'"),
         (LevelPrune(0.5, weights="biases"), "Expected weights to be"),
-        (LevelPrune(0.5, criterion=lambda w: w * np.nan), "no usable scores"),
-        (LevelPrune(0.5, criterion=lambda w: w[0]), "no usable scores"),
+        (LevelPrune(0.5, criterion=lambda w: w * np.nan), "scores.* 135 of 135 values NaN. If"),
+        (LevelPrune(0.5, criterion=lambda w: w[0]), r"no usable scores.*the shape \(3, 3, 5\)"),
         (LevelPrune(0.5, criterion="snip", data=x), "needs labels"),
         ([LevelPrune(0.5)], "one strategy per layer, 3 in all"),
         ({"first": 0.5}, "Received: 0.5"),

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import parameters_of
-from ridurre.checks import as_numbers
+from ridurre.checks import as_numbers, received
 from ridurre.data import Batches
 from ridurre.errors import RequestError, nearest
 from ridurre.graph import ChannelGraph, Group, Labels, Member
@@ -164,7 +164,7 @@ class Criterion(abc.ABC):
             expected = f"{shape[0]} numbers" if len(shape) == 1 else f"numbers of the shape {shape}"
             raise RequestError(
                 f"The criterion {type(self).__name__} gave {what} no usable scores. Expected "
-                f"{expected}. Received: {scores!r}. If the weights are not finite, "
+                f"{expected}. Received: {received(scores)}. If the weights are not finite, "
                 "training has probably diverged."
             )
         return array

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from ridurre.checks import check_finite
+from ridurre.checks import check_finite, received
 from ridurre.data import Batches
 from ridurre.errors import NothingToPruneError, RequestError
 from ridurre.graph.select import find_layer
@@ -204,7 +204,7 @@ class Pruning(abc.ABC):
         ):
             raise RequestError(
                 f"{type(self).__name__}.model_masks should return {{layer: {{param: mask}}}}. "
-                f"Received: {_short(found)}."
+                f"Received: {received(found)}."
             )
         return Masks(
             {
@@ -290,7 +290,7 @@ class Pruning(abc.ABC):
             raise RequestError(
                 f"{type(self).__name__} gave {name!r} of {layer.name!r} no usable mask. Expected "
                 f"an array of the shape {shape} with 1 (or True) where a weight stays and 0 where "
-                f"it goes. Received: {_short(mask)}."
+                f"it goes. Received: {received(mask)}."
             )
         return array.astype(bool)
 
@@ -332,8 +332,3 @@ def _numbers(kept: int, size: int) -> tuple[str, str, str]:
 
 def _text(value: Any) -> str:
     return getattr(value, "__name__", repr(value))
-
-
-def _short(value: Any) -> str:
-    shape = getattr(value, "shape", None)
-    return repr(value) if shape is None else f"an array of the shape {tuple(shape)}: {value!r}"
