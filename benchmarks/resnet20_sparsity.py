@@ -9,7 +9,7 @@ compression and theoretical speed-up (both original / remaining, of the whole ne
 operating points, mean and standard deviation over seeds, the unpruned network, and random pruning
 and global magnitude as baselines. Every seed chooses other calibration images; training is the same
 for all methods. Test images are read once per row, by the model of the last epoch. The classifier
-is pruned like every other layer. The page is written anew after every method; with ``--resume``
+is pruned like every other layer. The page is written anew after every row; with ``--resume``
 what a run before has found (results/resnet20_sparsity.json) is not run again.
 """
 
@@ -174,7 +174,7 @@ def main() -> None:
                 new = one(method, level, missing, images, seed, options) if missing else {}
                 for n, values in new.items():
                     found.setdefault(names[n], {})[str(seed)] = values
-            page(found, options)
+                page(found, options)
 
 
 if __name__ == "__main__":
