@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import FunctionalGraph, Node, own_variables, settings_of
+from ridurre.graph.rules.base import argument_of
 from ridurre.graph.rules.merging import is_array
 from ridurre.graph.rules.slicing import full_key
 
@@ -121,7 +122,7 @@ def _plain(value: Any) -> Any:
 def _selection(x: Node) -> Any:
     """Which positions an indexing takes, axis by axis; the node itself if that depends on data."""
     (tensor,) = [t for t in _leaves(x) if isinstance(t, keras.KerasTensor)][:1]
-    key = full_key(x.args[1] if len(x.args) > 1 else x.kwargs["key"], len(tensor.shape))
+    key = full_key(argument_of(x.operation, "key", x.args, x.kwargs), len(tensor.shape))
     if key is None:
         return id(x)
     sizes = iter(tensor.shape)

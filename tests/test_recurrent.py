@@ -17,7 +17,6 @@ from ridurre.costs import cost_of
 from ridurre.data import random_inputs
 from ridurre.errors import FrozenChannelError
 from ridurre.graph import ChannelGraph
-from ridurre.graph.rules.wrapping import argument
 from ridurre.testing import randomise, snapshot
 
 Tensor = Any
@@ -331,8 +330,8 @@ def test_arguments_by_place_and_by_name() -> None:
     inputs, x = sequences()
     model = model_of(inputs, L.LSTM(3, name="cells")(sequences=x, training=False))
     call = ridurre.DependencyGraph(model).trace.by_layer[id(model.get_layer("cells"))][0]
-    assert argument(call, 0, "sequences").shape == (None, 4, 3)
-    assert argument(call, 1, "initial_state") is None
+    assert call.argument("sequences").shape == (None, 4, 3)
+    assert call.argument("initial_state") is None
     pruned(model, "before", [0])
 
 

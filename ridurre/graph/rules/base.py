@@ -66,10 +66,17 @@ class Call:
 
     def argument(self, name: str) -> Any:
         """An argument of the call by its name; None if it was not given."""
-        signature = inspect.signature(self.operation.call)
-        # Keras drops `training` and `mask` where a layer does not take them.
-        taken = {k: v for k, v in self.kwargs.items() if k in signature.parameters}
-        return signature.bind(*self.args, **taken).arguments.get(name)
+        return argument_of(self.operation, name, self.args, self.kwargs)
+
+
+def argument_of(
+    operation: keras.Operation, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """An argument of a call by its name; None if it was not given."""
+    signature = inspect.signature(operation.call)
+    # Keras drops `training` and `mask` where a layer does not take them.
+    taken = {k: v for k, v in kwargs.items() if k in signature.parameters}
+    return signature.bind(*args, **taken).arguments.get(name)
 
 
 class Work(NamedTuple):

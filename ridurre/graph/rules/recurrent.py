@@ -17,7 +17,6 @@ from ridurre.graph.rules.activation import activate
 from ridurre.graph.rules.base import Call, Flow, Kept, Rule, Work, register_rule
 from ridurre.graph.rules.convolution import channel_axis, channels_of, on_axis, spatial
 from ridurre.graph.rules.wrapping import (
-    argument,
     enter,
     one_step,
     steps,
@@ -113,7 +112,7 @@ class RNNRule(Rule):
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         layer = call.operation
         sequences, initial, mask = (
-            argument(call, i, n) for i, n in enumerate(("sequences", "initial_state", "mask"))
+            call.argument(name) for name in ("sequences", "initial_state", "mask")
         )
         for value in tensors(mask):
             space.freeze(value.labels, Reason.BROADCAST)
@@ -131,7 +130,7 @@ class RNNRule(Rule):
         return {"cell": kept.renew(call.inner[0])}
 
     def work(self, call: Call) -> list[Work]:
-        return work_inside(call, steps(argument(call, 0, "sequences")))
+        return work_inside(call, steps(call.argument("sequences")))
 
 
 @register_rule(L.SimpleRNN, L.GRU, L.LSTM, L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from ridurre.graph.labels import LabelSpace, Reason, Value, compact, varying
-from ridurre.graph.rules.base import Call, Flow, Kept, Rule, fixed, register_rule
+from ridurre.graph.rules.base import Call, Flow, Kept, Rule, argument_of, fixed, register_rule
 
 
 @register_rule("Split", "ArraySplit")
@@ -39,7 +39,7 @@ class SplitRule(Rule):
             return operation(*args, **kwargs)
         alive = kept.positions(labels, axis)
         points = [int(alive[:p].sum()) for p in self._points(call)]
-        return keras.ops.split(args[0] if args else kwargs["x"], points, axis)
+        return keras.ops.split(argument_of(operation, "x", args, kwargs), points, axis)
 
     @staticmethod
     def _points(call: Call) -> np.ndarray:
@@ -98,7 +98,7 @@ class GetItemRule(Rule):
         kwargs: dict[str, Any],
     ) -> Any:
         key, labels = self._key(call), call.x.labels
-        x = args[0] if args else kwargs["x"]
+        x = argument_of(operation, "x", args, kwargs)
         if key is None:
             return operation(*args, **kwargs)
         axis = 0
@@ -116,8 +116,7 @@ class GetItemRule(Rule):
 
     @staticmethod
     def _key(call: Call) -> list[Any] | None:
-        key = call.args[1] if len(call.args) > 1 else call.kwargs["key"]
-        return full_key(key, len(call.x.shape))
+        return full_key(call.argument("key"), len(call.x.shape))
 
 
 def _on_size(part: int | slice, size: int) -> int | slice:
@@ -184,11 +183,11 @@ class SliceRule(Rule):
             int(kept.positions(labels, a)[:n].sum()) if labels.shape[a] > 1 else n
             for a, n in enumerate(starts)
         ]
-        return operation(args[0] if args else kwargs["inputs"], moved)
+        return operation(argument_of(operation, "inputs", args, kwargs), moved)
 
     @staticmethod
     def _starts(call: Call) -> list[int] | None:
-        starts = call.args[1] if len(call.args) > 1 else call.kwargs["start_indices"]
+        starts = call.argument("start_indices")
         known = not any(isinstance(x, Value) for x in keras.tree.flatten(starts))
         return [int(n) for n in np.asarray(starts)] if known else None
 
@@ -223,11 +222,11 @@ class TakeRule(Rule):
         if indices is None or axis is None or indices.ndim != 1 or labels.shape[axis] == 1:
             return operation(*args, **kwargs)
         chosen = follow(np.arange(labels.shape[axis])[indices], kept.positions(labels, axis))
-        return operation(args[0] if args else kwargs["x"], chosen.tolist())
+        return operation(argument_of(operation, "x", args, kwargs), chosen.tolist())
 
     @staticmethod
     def _indices(call: Call) -> np.ndarray | None:
-        indices = call.args[1] if len(call.args) > 1 else call.kwargs["indices"]
+        indices = call.argument("indices")
         return None if isinstance(indices, Value) else np.asarray(indices)
 
 
@@ -239,7 +238,7 @@ class TakeAlongAxisRule(Rule):
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         labels, axis = call.x.labels, call.operation.axis
-        indices = call.args[1] if len(call.args) > 1 else call.kwargs["indices"]
+        indices = call.argument("indices")
         sizes = indices.shape if isinstance(indices, Value) else np.shape(indices)
         if axis is None or labels.shape[axis] > 1 or any(sizes[a] != 1 for a in varying(labels)):
             space.freeze(labels, Reason.SHAPE)

@@ -15,11 +15,6 @@ from ridurre.graph.rules.merging import combine, join
 L = keras.layers
 
 
-def argument(call: Call, index: int, name: str) -> Any:
-    """An argument of a call, given by its place or by its name; None if it is not given."""
-    return call.args[index] if len(call.args) > index else call.kwargs.get(name)
-
-
 def tensors(argument: Any) -> list[Value]:
     """The tensors of an argument, however they are nested."""
     return [v for v in keras.tree.flatten(argument) if isinstance(v, Value)]
@@ -98,7 +93,7 @@ class TimeDistributedRule(Rule):
     sized_by_input = True
 
     def flow(self, call: Call, space: LabelSpace) -> Flow:
-        mask = argument(call, 2, "mask")
+        mask = call.argument("mask")
         for value in tensors(mask):
             space.freeze(value.labels, Reason.BROADCAST)
         output = call.outputs[0].shape
@@ -126,7 +121,7 @@ class BidirectionalRule(Rule):
     def flow(self, call: Call, space: LabelSpace) -> Flow:
         layer = call.operation
         sequences, states, mask = (
-            argument(call, i, n) for i, n in enumerate(("sequences", "initial_state", "mask"))
+            call.argument(name) for name in ("sequences", "initial_state", "mask")
         )
         for value in tensors(mask):
             space.freeze(value.labels, Reason.BROADCAST)
