@@ -158,7 +158,16 @@ def test_obs_is_the_error_of_the_output_refitted_without_the_weight(rng: Any) ->
     for j in range(4):
         rest = np.delete(x, j, axis=1)
         left = y - rest @ np.linalg.lstsq(rest, y, rcond=None)[0]
-        np.testing.assert_allclose(found[j, 0], 0.5 * np.square(left).mean(), rtol=0.05)
+        np.testing.assert_allclose(found[j, 0], 0.5 * np.square(left).mean() / y.var(), rtol=0.05)
+
+
+def test_obs_ranks_layers_by_shares_of_their_outputs(rng: Any) -> None:
+    x = rng.normal(size=(200, 5)).astype("float32")
+    first, second = rng.normal(size=(5, 7)), rng.normal(size=(7, 3))
+    strategy = LevelPrune(0.4, criterion="obs", scope="global", data=x)
+    keep = [strategy.masks(dense(a * first, second / a)) for a in (1, 100)]
+    assert keep[0] == keep[1]
+    assert len({m.mean() for m in keep[0].values()}) == 2  # not the same in every layer
 
 
 def test_synflow_multiplies_paths() -> None:

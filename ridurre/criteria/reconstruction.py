@@ -108,7 +108,8 @@ class BlockOBS(_FromInputs):
     variance of the reader's output, summed over all readers. Frantar & Alistarh, "Optimal Brain
     Compression", NeurIPS 2022; Kurtic et al., "ZipLM", NeurIPS 2023. A single weight of a kernel
     costs ``½ w² / (H⁻¹)_jj``, with X as it is (Frantar & Alistarh, "SparseGPT", ICML 2023, with
-    several `steps` for its blocks). Goes with ``recover="least_squares"``. Needs samples without
+    several `steps` for its blocks); that, too, over the variance of its layer's output, so that
+    layers can be ranked together. Goes with ``recover="least_squares"``. Needs samples without
     labels; costs a forward pass and a Gram matrix and its inverse per reader.
 
     Args:
@@ -146,13 +147,11 @@ class BlockOBS(_FromInputs):
     def _lost(self, linear: Linear, patches: np.ndarray) -> np.ndarray:
         """Share of the output's variance that goes with each channel, ``(channels,)``."""
         patches = patches - patches.mean(axis=1, keepdims=True)
-        lost, total = [], 0.0
+        lost, taps = [], int(np.prod(linear.taps))
         for x, w in zip(patches, linear.matrices, strict=True):
-            taps = int(np.prod(linear.taps))
             blocks = np.arange(len(w)).reshape(taps, -1).T  # by channel: its columns
             lost.append(self._of_group(x, w.astype("float64"), blocks))
-            total += float(np.square(x @ w).sum()) / len(x)
-        return np.concatenate(lost) / max(total, 1e-30)
+        return np.concatenate(lost) / _variance(linear, patches)
 
     def _of_group(self, x: np.ndarray, w: np.ndarray, blocks: np.ndarray) -> np.ndarray:
         if x.shape[1] > WIDEST:
@@ -170,13 +169,20 @@ class BlockOBS(_FromInputs):
 
     def _of_kernel(self, linear: Linear, patches: np.ndarray) -> np.ndarray:
         losses = [self._column_losses(x) for x in patches]
-        return np.square(linear.matrices, dtype="float64") * np.array(losses)[:, :, None]
+        lost = np.square(linear.matrices, dtype="float64") * np.array(losses)[:, :, None]
+        return lost / _variance(linear, patches)
 
     def _column_losses(self, x: np.ndarray) -> np.ndarray:
         """``½ / (H⁻¹)_jj``; where the layer is too wide, as if columns were not correlated."""
         if x.shape[1] > WIDEST:
             return 0.5 * np.square(x, dtype="float64").mean(axis=0)
         return 0.5 / np.diag(self._inverse(x))
+
+
+def _variance(linear: Linear, patches: np.ndarray) -> float:
+    """The variance of a layer's output, summed over its channels."""
+    outputs = [x @ w for x, w in zip(patches, linear.matrices, strict=True)]
+    return max(sum(float(y.var(axis=0, dtype="float64").sum()) for y in outputs), 1e-30)
 
 
 @criterion("wanda")
