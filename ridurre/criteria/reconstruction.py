@@ -181,8 +181,8 @@ class BlockOBS(_FromInputs):
 
 def _variance(linear: Linear, patches: np.ndarray) -> float:
     """The variance of a layer's output, summed over its channels."""
-    outputs = [x @ w for x, w in zip(patches, linear.matrices, strict=True)]
-    return max(sum(float(y.var(axis=0, dtype="float64").sum()) for y in outputs), 1e-30)
+    pairs = zip(patches, linear.matrices, strict=True)
+    return max(sum(float((x @ w).var(axis=0, dtype="float64").sum()) for x, w in pairs), 1e-30)
 
 
 @criterion("wanda")
