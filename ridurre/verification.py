@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from ridurre.backend import all_layers, in_inference, to_numpy
+from ridurre.backend.precision import full_precision
 from ridurre.data import random_inputs
 from ridurre.errors import PlanMismatchError, VerificationError
 from ridurre.graph.names import by_own_paths, named_layers, variable_paths
@@ -98,6 +99,8 @@ def outputs_of(
 ) -> list[np.ndarray]:
     """Outputs of the model in inference mode; what its layers remember between calls stays.
 
+    Float32 products are in full precision on every device.
+
     Args:
         model: is not changed.
         inputs: what it takes.
@@ -110,12 +113,13 @@ def outputs_of(
             return variable.value
         return keras.ops.convert_to_tensor(values[id(variable)], dtype=variable.dtype)
 
-    outputs, _ = model.stateless_call(
-        [value(v) for v in model.trainable_variables],
-        [value(v) for v in model.non_trainable_variables],
-        inputs,
-        **in_inference(model),
-    )
+    with full_precision():
+        outputs, _ = model.stateless_call(
+            [value(v) for v in model.trainable_variables],
+            [value(v) for v in model.non_trainable_variables],
+            inputs,
+            **in_inference(model),
+        )
     return [to_numpy(y) for y in keras.tree.flatten(outputs)]
 
 

@@ -19,6 +19,7 @@ from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.layers.rnn import conv_lstm
 from keras.src.models.functional import Functional, functional_like_constructor
 
+from ridurre.backend.precision import full_precision
 from ridurre.errors import ModelError, NotAModelError
 
 LayerScale = convnext.LayerScale
@@ -100,9 +101,10 @@ def infer(operation: keras.Operation, args: tuple[Any, ...], kwargs: dict[str, A
     """Call a layer or operation on tensors in inference mode, as `model.predict` does.
 
     No gradient is recorded, and stateful layers stay as they are. A call that was written with
-    ``training=True`` is in inference mode all the same, as Keras has it.
+    ``training=True`` is in inference mode all the same, as Keras has it. Products are in full
+    precision: what is computed here is compared, or solved for.
     """
-    with _no_gradient(), keras.StatelessScope():
+    with _no_gradient(), full_precision(), keras.StatelessScope():
         return operation(*args, **(kwargs | in_inference(operation)))
 
 
