@@ -91,7 +91,7 @@ def cell(runs: dict[str, list[float]] | None) -> str:
     return f"{mean(accuracy):.2f}{spread}"
 
 
-def page(found: Found, options: Any) -> None:
+def page(found: Found) -> None:
     """Write, draw and print all that was found so far."""
     every_epochs = sorted({int(name.split("|")[2]) for name in found})
     rows = []
@@ -171,10 +171,12 @@ def main() -> None:
             for level in options.levels:
                 names = {n: f"{method}|{level}|{n}" for n in options.epochs}
                 missing = [n for n, k in names.items() if str(seed) not in found.get(k, {})]
-                new = one(method, level, missing, images, seed, options) if missing else {}
-                for n, values in new.items():
+                if not missing:
+                    continue
+                for n, values in one(method, level, missing, images, seed, options).items():
                     found.setdefault(names[n], {})[str(seed)] = values
-                page(found, options)
+                page(found)
+    page(found)
 
 
 if __name__ == "__main__":
