@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,9 +56,11 @@ def verify(
         )
     if tolerance is None:
         tolerance = usual_tolerance(original)
+    zeroed = _by_masks(original, plan) if isinstance(plan, Masks) else _by_plan(original, plan)
     if inputs is None:
-        inputs = _inputs_it_takes(original, seed)
-    expected = masked_outputs(original, plan, inputs)
+        inputs, expected = _random_run(original, zeroed, seed)
+    else:
+        expected = outputs_of(original, inputs, zeroed)
     received = outputs_of(pruned, inputs)
     worst = largest_difference(
         expected, received, ("original with its removed slices zeroed", "pruned model")
@@ -71,27 +74,21 @@ def verify(
     return worst
 
 
-def _inputs_it_takes(model: keras.Model, seed: int) -> Any:
-    """Random inputs; shorter where the sizes that the model leaves open are too much for it."""
+def _random_run(
+    model: keras.Model, zeroed: dict[int, np.ndarray], seed: int
+) -> tuple[Any, list[np.ndarray]]:
+    """Random inputs and their outputs; shorter where the sizes left open are too much for it."""
     for open_size in (64, 8, 4):
         inputs = random_inputs(model, open_size=open_size, seed=seed)
-        try:
-            outputs_of(model, inputs)
-        except Exception:
-            continue
-        return inputs
-    return random_inputs(model, open_size=2, seed=seed)
+        with contextlib.suppress(Exception):
+            return inputs, outputs_of(model, inputs, zeroed)
+    inputs = random_inputs(model, open_size=2, seed=seed)
+    return inputs, outputs_of(model, inputs, zeroed)
 
 
 def usual_tolerance(model: keras.Model) -> float:
     """What rounding may change of the outputs of a model, relative to the largest value."""
     return max(_TOLERANCE.get(x.compute_dtype, 1e-4) for x in [model, *all_layers(model)])
-
-
-def masked_outputs(model: keras.Model, plan: PruningPlan | Masks, inputs: Any) -> list[np.ndarray]:
-    """Outputs of the model with everything that was removed set to zero."""
-    zeroed = _by_masks(model, plan) if isinstance(plan, Masks) else _by_plan(model, plan)
-    return outputs_of(model, inputs, zeroed)
 
 
 def outputs_of(
