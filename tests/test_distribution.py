@@ -18,11 +18,18 @@ SCRIPT = Path(__file__).with_name("distributed.py")
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="needs jax")
 
 
+# Two devices, and quick compiling rather than good: what is compiled runs for milliseconds.
+XLA_FLAGS = (
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true"
+)
+
+
 def run(kind, backend, folder):
     env = os.environ | {
         "KERAS_BACKEND": backend,
         "PYTHONPATH": os.pathsep.join([str(Path(ridurre.__file__).parents[1]), str(SCRIPT.parent)]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": XLA_FLAGS,
     }
     command = [sys.executable, str(SCRIPT), kind, str(folder)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
