@@ -323,7 +323,7 @@ class Smaller:
             for a, t in zip(arrays, expected.graph.inputs, strict=True)
         ]
         function = keras.Function(expected.graph.inputs, expected.graph.outputs)
-        return [to_numpy(y) for y in tensors_in(function(tensors))]
+        return [to_numpy(y) for y in tensors_in(infer(function, (tensors,), {}))]
 
     def _run(self, layer: keras.Layer, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """What a layer returns for these inputs."""

@@ -11,6 +11,7 @@ from builders import L
 import ridurre
 from ridurre.backend import infer
 from ridurre.backend.precision import full_precision
+from ridurre.smaller import Smaller
 
 pytestmark = pytest.mark.core
 
@@ -83,6 +84,44 @@ def test_calls_of_layers_are_computed_in_full_precision(model, rng):
     assert Witness.seen == [EXACT[keras.backend.backend()]]
 
 
+@keras.saving.register_keras_serializable("tests")
+class Twice(L.Layer):
+    """Holds a layer, so that its code is looked into."""
+
+    def __init__(self, units, **options):
+        super().__init__(**options)
+        self.units = units
+        self.inner = Witness(units)
+
+    def build(self, shape):
+        self.inner.build(shape)
+
+    def call(self, x):
+        return 2 * self.inner(x)
+
+    def get_config(self):
+        return super().get_config() | {"units": self.units}
+
+
+def test_smaller_layers_are_compared_in_full_precision(monkeypatch):
+    computes, seen = Smaller._computes, []
+
+    def watched(*args):
+        Witness.seen.clear()
+        fits = computes(*args)
+        seen.append(list(Witness.seen))
+        return fits
+
+    monkeypatch.setattr(Smaller, "_computes", watched)
+    monkeypatch.setattr(Smaller, "_looks_right", lambda *_: False)
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, L.Dense(3)(Twice(7, name="twice")(inputs)))
+    smaller = ridurre.DependencyGraph(model).get_pruning_plan("twice/witness", [1]).exec()
+    assert smaller.get_layer("twice").units == 6
+    assert max(map(len, seen)) >= 2  # what is wanted and what is found
+    assert sum(seen, []) == [EXACT[keras.backend.backend()]] * sum(map(len, seen))
+
+
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch has two ways to say it")
 @pytest.mark.parametrize(
     "user",
@@ -93,6 +132,7 @@ def test_what_a_user_set_is_put_back(user):
     code = f"""
 import torch
 from ridurre.backend.precision import full_precision
+from ridurre.smaller import Smaller
 from torch import backends as b
 
 def told(read):
