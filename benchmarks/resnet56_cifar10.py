@@ -57,20 +57,23 @@ def schedule_of(stops: list[float]) -> Any:
     return lambda step, steps, amount: 1 - 1 / stops[step]
 
 
-def by_ridurre(model: keras.Model, data: Any, points: list[float], seed: int) -> Found:
+def by_ridurre(
+    model: keras.Model, data: Any, points: list[float], seed: int, **other: Any
+) -> Found:
+    """Smaller and smaller networks; `other` takes the place of the strategy's arguments here."""
     stops = sorted({s for s in STOPS if s < max(points)} | set(points))
-    strategy = ridurre.ChannelPrune(
-        target=ridurre.MACs(1 / stops[-1]),
-        criterion=OutputTaylor(batches=32),
-        scope="global",
-        cost="macs",
-        data=data,
-        steps=len(stops),
-        schedule=schedule_of(stops),
-        recover={"how": "least_squares", "samples": 512, "max_rows": 16384, "rounds": 1},
-        min_fraction=0.1,
-        seed=seed,
-    )
+    arguments = {
+        "criterion": OutputTaylor(batches=32),
+        "scope": "global",
+        "cost": "macs",
+        "data": data,
+        "steps": len(stops),
+        "schedule": schedule_of(stops),
+        "recover": {"how": "least_squares", "samples": 512, "max_rows": 16384, "rounds": 1},
+        "min_fraction": 0.1,
+        "seed": seed,
+    }
+    strategy = ridurre.ChannelPrune(target=ridurre.MACs(1 / stops[-1]), **{**arguments, **other})
     for stop, (smaller, plan) in zip(stops, strategy.each_step(model), strict=True):
         say(f"  at {stop} ×")
         if stop in points:

@@ -5,7 +5,8 @@
 Same checkpoint, same MACs, same images, same training (SGD with Nesterov momentum, batches of 128,
 learning rate from 0.02 to zero, 10 % warm-up, no distillation), same seeds. Before training,
 ridurre's network goes through ``recover(…, "renormalise")``. Torch-Pruning does not
-follow the channels that option-A shortcuts pad, so residual streams are left alone there. Its
+follow the channels that option-A shortcuts pad, so residual streams are left alone there, and by
+ridurre's L2. Both of ridurre's rows are refitted in steps, by least squares. Torch-Pruning's
 environment is that of torch_pruning.py.
 
 The page is written anew after every run; with ``--resume``, what a run before has found
@@ -31,12 +32,16 @@ from torch_pruning import python_of
 import keras  # isort: skip - `common` quietens it
 import ridurre
 
+OWN: dict[str, dict[str, Any]] = {
+    "ridurre": {},
+    "ridurre, L2, global": {"streams": "leave", "criterion": "l2", "cost": None},
+}
 TORCH = {
     "Torch-Pruning, Taylor, global": ("taylor", "global"),
     "Torch-Pruning, L2, global": ("l2", "global"),
     "Torch-Pruning, L2, uniform": ("l2", "local"),
 }
-METHODS = ["ridurre", *TORCH]
+METHODS = [*OWN, *TORCH]
 
 
 def by_torch(criterion: str, scope: str, options: Any, seed: int) -> dict[str, Any]:
@@ -53,13 +58,15 @@ def by_torch(criterion: str, scope: str, options: Any, seed: int) -> dict[str, A
     return found
 
 
-def by_keras(options: Any, seed: int, images: rc.Images) -> dict[str, Any]:
+def by_keras(
+    arguments: dict[str, Any], options: Any, seed: int, images: rc.Images
+) -> dict[str, Any]:
     model = rc.load(56, options.checkpoints)
     model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     order = np.random.default_rng(seed).permutation(len(images.x_train))[:4096]
     x, y = rc.normalise(images.x_train[order]), images.y_train[order]
     start = time.perf_counter()
-    ((_, smaller, plan),) = by_ridurre(model, (x, y), [options.fewer], seed)
+    ((_, smaller, plan),) = by_ridurre(model, (x, y), [options.fewer], seed, **arguments)
     smaller = repaired(smaller, model, plan, x[:1024])
     seconds = time.perf_counter() - start
     macs = [ridurre.model_complexity(m).macs for m in (model, smaller)]
@@ -120,8 +127,8 @@ def main() -> None:
             known = found.setdefault(name, {})
             if wanted <= known.get(str(seed), {"accuracy": {}})["accuracy"].keys():
                 continue
-            if name == "ridurre":
-                run = by_keras(options, seed, images)
+            if name in OWN:
+                run = by_keras(OWN[name], options, seed, images)
             else:
                 run = by_torch(*TORCH[name], options, seed)
             say(f"{name}, seed {seed}: {run}")
