@@ -132,7 +132,6 @@ def test_what_a_user_set_is_put_back(user):
     code = f"""
 import torch
 from ridurre.backend.precision import full_precision
-from ridurre.smaller import Smaller
 from torch import backends as b
 
 def told(read):
